@@ -1,0 +1,256 @@
+"""The pen: the only room that reaches a CA's signing key. Everything that is signed is signed here.
+
+A certificate is signed in memory and compared with its plan; it leaves this process only after its record is durable,
+which is the caller's commit.
+"""
+
+import secrets
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AuthorityInformationAccessOID
+from sqlalchemy import bindparam, select
+
+from ca_core.authority.issuer import Issuer
+from ca_core.authority.keys import Signer, SoftwareSigner, digest_for
+from ca_core.authority.plan import CertificatePlan, PublicKey, general_name
+from ca_core.authority.sealing import PrivateKey, UnlockKey
+from ca_core.errors import InternalError, SealingFailed, Unavailable
+from ca_core.model import Serial
+from ca_core.public_key import spki_sha256
+from ca_core.records.query import Query
+from ca_core.records.schema import sealed_key
+from ca_core.records.store import Store
+
+_KEY = Query(
+    select(sealed_key.c.pkcs8).where(
+        sealed_key.c.name == bindparam("name"), sealed_key.c.purpose == bindparam("purpose")
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCertificate:
+    """What was signed, and not yet recorded: hold it back until the commit."""
+
+    plan: CertificatePlan
+    serial: Serial
+    certificate: x509.Certificate = field(repr=False)
+    der: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key pair just made, sealed for the store."""
+
+    public_key: PublicKey
+    pkcs8: bytes = field(repr=False)
+    spki_sha256: bytes
+
+
+class Issuance:
+    """Signs certificates and CRLs with the realm's issuers.
+
+    `unlock_key` opens the sealed keys; without one (a command that only reads) whatever signs raises `Unavailable`.
+    """
+
+    def __init__(self, store: Store, unlock_key: UnlockKey | None) -> None:
+        self._store = store
+        self._unlock_key = unlock_key
+        self._signers: dict[str, Signer] = {}
+        self._fixed: dict[tuple[str, str], tuple[x509.Extension[x509.ExtensionType], ...]] = {}
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether the keys can be opened at all."""
+        return self._unlock_key is not None
+
+    async def issue(self, plan: CertificatePlan, issuer: Issuer, public_url: str) -> SignedCertificate:
+        """Sign what the plan says under `issuer`, with CDP and AIA under `public_url`.
+
+        Raises `InternalError` when what was signed is not what was planned.
+        """
+        serial = new_serial()
+        builder = _builder(plan, issuer.certificate.subject, serial)
+        for extension in self._extensions_of(issuer, public_url):
+            builder = builder.add_extension(extension.value, extension.critical)
+        certificate = await (await self._signer(issuer)).sign_certificate(builder)
+        check_matches(certificate, plan, serial)
+        return SignedCertificate(plan, serial, certificate, certificate.public_bytes(Encoding.DER))
+
+    async def sign_crl(self, issuer: Issuer, tbs: bytes) -> bytes:
+        """The signature over a TBSCertList of `issuer`."""
+        return await (await self._signer(issuer)).sign(tbs)
+
+    def new_key(self, kind: str) -> NewKey:
+        """Make and seal a key: `rsa-2048`, `rsa-3072`, `rsa-4096`, `p-256` or `p-384`."""
+        if self._unlock_key is None:
+            raise Unavailable("no unlock key: keys can't be made")
+        key: PrivateKey
+        if kind.startswith("rsa-"):
+            key = rsa.generate_private_key(65537, int(kind.removeprefix("rsa-")))
+        else:
+            key = ec.generate_private_key({"p-256": ec.SECP256R1, "p-384": ec.SECP384R1}[kind]())
+        public_key = key.public_key()
+        return NewKey(public_key, self._unlock_key.seal(key), spki_sha256(public_key))
+
+    async def self_sign(self, plan: CertificatePlan, key: NewKey) -> SignedCertificate:
+        """A root: a certificate signed with its own, just made, key."""
+        serial = new_serial()
+        builder = _builder(plan, plan.subject, serial).add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key), critical=False
+        )
+        certificate = await SoftwareSigner(self._open(key.pkcs8, "new root")).sign_certificate(builder)
+        check_matches(certificate, plan, serial)
+        return SignedCertificate(plan, serial, certificate, certificate.public_bytes(Encoding.DER))
+
+    def adopt(self, issuer_key_name: str, key: NewKey) -> None:
+        """Let a key that is not in the store yet sign, while a realm is being made."""
+        self._signers[issuer_key_name] = SoftwareSigner(self._open(key.pkcs8, issuer_key_name))
+
+    async def server_key(self, name: str, public_key: PublicKey) -> PrivateKey:
+        """The private key of one of enrolld's own TLS server certificates, never of a CA. Raises `SealingFailed`."""
+        return await self._load(name, public_key, "server")
+
+    async def check_key(self, issuer: Issuer) -> None:
+        """See that the issuer's key opens and belongs to its certificate. Raises `SealingFailed`, `Unavailable`."""
+        await self._signer(issuer)
+
+    def _extensions_of(self, issuer: Issuer, public_url: str) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+        found = self._fixed.get((issuer.name, public_url))
+        if found is None:
+            found = self._fixed[issuer.name, public_url] = _issuer_extensions(issuer, public_url)
+        return found
+
+    async def _signer(self, issuer: Issuer) -> Signer:
+        signer = self._signers.get(issuer.key_name)
+        if signer is None:
+            public_key = issuer.certificate.public_key()
+            if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+                raise InternalError(f"the issuer {issuer.name} has a key that can't sign")
+            signer = SoftwareSigner(await self._load(issuer.key_name, public_key, "ca"))
+            self._signers[issuer.key_name] = signer
+        return signer
+
+    async def _load(self, name: str, public_key: PublicKey, purpose: str) -> PrivateKey:
+        row = await self._store.first(_KEY, name=name, purpose=purpose)
+        if row is None:
+            raise SealingFailed(f"the key {name} is not in the store")
+        key = self._open(row[0], name)
+        if key.public_key() != public_key:
+            raise SealingFailed(f"the key {name} does not belong to its certificate")
+        return key
+
+    def _open(self, pkcs8: bytes, name: str) -> PrivateKey:
+        if self._unlock_key is None:
+            raise Unavailable(f"no unlock key: the key {name} can't be opened")
+        return self._unlock_key.unseal(pkcs8, name)
+
+
+def new_serial() -> Serial:
+    """A random serial of 159 bits: positive, and never more than 20 octets (RFC 5280 4.1.2.2)."""
+    return Serial(secrets.randbits(159) or new_serial())
+
+
+def signature_algorithm_key(issuer: Issuer) -> tuple[str, str]:
+    """The kind of the issuer's key (`rsa`, `ec`) and the hash that it signs with."""
+    key = issuer.certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        return "rsa", digest_for(key).name
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return "ec", digest_for(key).name
+    raise InternalError(f"the issuer {issuer.name} has a key that can't sign")
+
+
+def check_matches(certificate: x509.Certificate, plan: CertificatePlan, serial: int) -> None:
+    """Raise `InternalError` unless the certificate says exactly what was planned."""
+    planned = {(extension.oid, extension.critical): extension.value for extension in _extensions(plan)}
+    signed = {(extension.oid, extension.critical): extension.value for extension in certificate.extensions}
+    same = (
+        certificate.serial_number == serial
+        and certificate.subject == plan.subject
+        and certificate.not_valid_before_utc == plan.not_before
+        and certificate.not_valid_after_utc == plan.not_after
+        and certificate.public_key() == plan.public_key
+        and all(signed.get(key) == value for key, value in planned.items())
+        and {oid for oid, _ in signed} - {oid for oid, _ in planned} <= _FROM_ISSUER
+    )
+    if not same:
+        raise InternalError(f"the signed certificate {serial:x} is not the planned one")
+
+
+_FROM_ISSUER = {
+    x509.AuthorityKeyIdentifier.oid,
+    x509.CRLDistributionPoints.oid,
+    x509.AuthorityInformationAccess.oid,
+}
+
+
+def _builder(plan: CertificatePlan, issuer: x509.Name, serial: int) -> x509.CertificateBuilder:
+    return x509.CertificateBuilder(
+        issuer,
+        plan.subject,
+        plan.public_key,
+        serial,
+        plan.not_before.replace(tzinfo=None),
+        plan.not_after.replace(tzinfo=None),
+        _extensions(plan),
+    )
+
+
+def _extensions(plan: CertificatePlan) -> list[x509.Extension[x509.ExtensionType]]:
+    key_usage = _KEY_USAGE_CA if plan.ca else _KEY_USAGE[plan.key_encipherment]
+    constraints = x509.BasicConstraints(plan.ca, plan.path_length)
+    # "This method" (1) of RFC 5280 4.2.1.2: SHA-1 of the key's bits.
+    identifier = x509.SubjectKeyIdentifier.from_public_key(plan.public_key)
+    found: list[x509.Extension[x509.ExtensionType]] = [
+        x509.Extension(x509.BasicConstraints.oid, True, constraints),
+        x509.Extension(x509.KeyUsage.oid, True, key_usage),
+        x509.Extension(x509.SubjectKeyIdentifier.oid, False, identifier),
+    ]
+    if plan.extended_key_usage:
+        found.append(x509.Extension(x509.ExtendedKeyUsage.oid, False, x509.ExtendedKeyUsage(plan.extended_key_usage)))
+    if plan.names:
+        names = x509.SubjectAlternativeName([general_name(name) for name in plan.names])
+        # "If the subject field contains an empty sequence, then the issuing CA MUST include a subjectAltName
+        # extension that is marked as critical." -- RFC 5280 4.2.1.6
+        found.append(x509.Extension(x509.SubjectAlternativeName.oid, not list(plan.subject), names))
+    return found
+
+
+def _key_usage(*, signature: bool, encipherment: bool, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(signature, False, encipherment, False, False, ca, ca, False, False)
+
+
+_KEY_USAGE_CA = _key_usage(signature=False, encipherment=False, ca=True)
+_KEY_USAGE = {
+    False: _key_usage(signature=True, encipherment=False, ca=False),
+    True: _key_usage(signature=True, encipherment=True, ca=False),
+}
+
+
+def _issuer_extensions(issuer: Issuer, public_url: str) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+    identifier = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    crl = x509.DistributionPoint(
+        [x509.UniformResourceIdentifier(f"{public_url}/pki/{issuer.name}/0.crl")], None, None, None
+    )
+    access = x509.AccessDescription(
+        AuthorityInformationAccessOID.CA_ISSUERS,
+        x509.UniformResourceIdentifier(f"{public_url}/pki/{issuer.name}.cer"),
+    )
+    return (
+        x509.Extension(
+            x509.AuthorityKeyIdentifier.oid,
+            False,
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
+        ),
+        x509.Extension(x509.CRLDistributionPoints.oid, False, x509.CRLDistributionPoints([crl])),
+        x509.Extension(x509.AuthorityInformationAccess.oid, False, x509.AuthorityInformationAccess([access])),
+    )
+
+
+def spki_der(key: PublicKey) -> bytes:
+    """SubjectPublicKeyInfo, DER."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

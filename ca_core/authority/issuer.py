@@ -1,0 +1,101 @@
+"""Issuers: a CA certificate with its place in a realm. The key is elsewhere, and only `issuance` reaches it."""
+
+import datetime as dt
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from sqlalchemy import bindparam, select
+
+from ca_core.records.query import Query, Row
+from ca_core.records.schema import issuer as issuer_table
+from ca_core.records.store import Store
+from ca_core.records.times import from_ms
+
+ROOT = "root"
+_c = issuer_table.c
+_COLUMNS = (
+    _c.id,
+    _c.realm_id,
+    _c.name,
+    _c.family,
+    _c.generation,
+    _c.state,
+    _c.key_name,
+    _c.der,
+    _c.not_after,
+    _c.revocations,
+    _c.parent_id,
+)
+_OF_REALM = Query(select(*_COLUMNS).where(_c.realm_id == bindparam("realm_id")).order_by(_c.id))
+_BY_NAME = Query(select(*_COLUMNS).where(_c.name == bindparam("name")))
+_ALL = Query(select(*_COLUMNS).order_by(_c.id))
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """One CA certificate. `family` is root, ec or rsa; `name` is unique over realms and generations."""
+
+    id: int
+    realm_id: int
+    name: str
+    family: str
+    generation: int
+    state: str
+    key_name: str
+    not_after: dt.datetime
+    revocations: int
+    parent_id: int | None
+    der: bytes = field(repr=False)
+    certificate: x509.Certificate = field(repr=False, compare=False)
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is a realm's trust anchor."""
+        return self.family == ROOT
+
+
+def issuer_name(realm: str, family: str, generation: int) -> str:
+    """The issuer's word in URLs, such as `default-ec-1`."""
+    return f"{realm}-{family}-{generation}"
+
+
+class Issuers:
+    """Reads issuers. A realm's are kept in memory per realm version: whatever changes them makes a new version."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: dict[int, tuple[int, tuple[Issuer, ...]]] = {}
+
+    async def of_realm(self, realm_id: int, version: int) -> tuple[Issuer, ...]:
+        """The realm's issuers, its root first."""
+        kept = self._kept.get(realm_id)
+        if kept is None or kept[0] != version:
+            rows = await self._store.fetch(_OF_REALM, realm_id=realm_id)
+            kept = self._kept[realm_id] = (version, tuple(_issuer(row) for row in rows))
+        return kept[1]
+
+    async def by_name(self, name: str) -> Issuer | None:
+        """The issuer with this name, as the store has it now."""
+        row = await self._store.first(_BY_NAME, name=name)
+        return _issuer(row) if row else None
+
+    async def all(self) -> list[Issuer]:
+        """Every issuer of every realm, oldest first."""
+        return [_issuer(row) for row in await self._store.fetch(_ALL)]
+
+
+def _issuer(row: Row) -> Issuer:
+    return Issuer(
+        id=row[0],
+        realm_id=row[1],
+        name=row[2],
+        family=row[3],
+        generation=row[4],
+        state=row[5],
+        key_name=row[6],
+        der=row[7],
+        not_after=from_ms(row[8]),
+        revocations=row[9],
+        parent_id=row[10],
+        certificate=x509.load_der_x509_certificate(row[7]),
+    )

@@ -1,0 +1,81 @@
+"""Holders of private keys. A signer signs, an unwrapper decrypts; both may be slow, because a HSM is.
+
+Import this from `authority.issuance` alone: whoever can name a signer can sign.
+"""
+
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from ca_core.authority.sealing import PrivateKey
+
+Digest = hashes.SHA256 | hashes.SHA384 | hashes.SHA512
+
+
+class Signer(Protocol):
+    """Holder of a CA's signing key."""
+
+    @property
+    def public_key(self) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
+        """The key that verifies what this signer signs."""
+        ...
+
+    @property
+    def digest(self) -> Digest:
+        """The hash that fits the key's strength."""
+        ...
+
+    async def sign_certificate(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        """Sign a finished builder."""
+        ...
+
+    async def sign(self, data: bytes) -> bytes:
+        """The signature over `data` (ECDSA in DER, RSA in PKCS#1 v1.5), with `digest`."""
+        ...
+
+
+class KeyUnwrapper(Protocol):
+    """Holder of a key that decrypts content-encryption keys (SCEP's RA key)."""
+
+    async def unwrap(self, encrypted_key: bytes, algorithm: padding.AsymmetricPadding) -> bytes:
+        """The content-encryption key. PKCS#1 v1.5 rejects implicitly: bad padding gives random bytes, not an error."""
+        ...
+
+
+def digest_for(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> Digest:
+    """SHA-256, or the larger hash that a larger curve deserves."""
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.key_size > 256:
+        return hashes.SHA384() if key.curve.key_size == 384 else hashes.SHA512()
+    return hashes.SHA256()
+
+
+class SoftwareSigner:
+    """A signing key in memory. It signs at once: 0.03 ms with P-256, 0.4 ms with RSA-2048, less than a thread costs."""
+
+    def __init__(self, key: PrivateKey) -> None:
+        self._key = key
+        self.public_key = key.public_key()
+        self.digest = digest_for(self.public_key)
+
+    async def sign_certificate(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        """Sign a finished builder."""
+        return builder.sign(self._key, self.digest)
+
+    async def sign(self, data: bytes) -> bytes:
+        """The signature over `data`."""
+        if isinstance(self._key, rsa.RSAPrivateKey):
+            return self._key.sign(data, padding.PKCS1v15(), self.digest)
+        return self._key.sign(data, ec.ECDSA(self.digest))
+
+
+class SoftwareUnwrapper:
+    """A decryption key in memory."""
+
+    def __init__(self, key: rsa.RSAPrivateKey) -> None:
+        self._key = key
+
+    async def unwrap(self, encrypted_key: bytes, algorithm: padding.AsymmetricPadding) -> bytes:
+        """The content-encryption key."""
+        return self._key.decrypt(encrypted_key, algorithm)

@@ -1,0 +1,54 @@
+"""A certificate before it is signed: exactly what will be in it."""
+
+import datetime as dt
+import ipaddress
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
+
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
+SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatePlan:
+    """What a certificate will say.
+
+    `names` are SANs in canonical text (`DNS:x`, `IP:x`, `URI:x`); validity is inclusive at both ends, in whole seconds;
+    `path_length` is None for anything but a CA.
+    """
+
+    subject: x509.Name
+    public_key: PublicKey
+    not_before: dt.datetime
+    not_after: dt.datetime
+    names: tuple[str, ...] = ()
+    extended_key_usage: tuple[ObjectIdentifier, ...] = ()
+    key_encipherment: bool = False
+    ca: bool = False
+    path_length: int | None = None
+
+
+def general_name(text: str) -> x509.GeneralName:
+    """The SAN that a canonical text names."""
+    kind, _, value = text.partition(":")
+    match kind:
+        case "DNS":
+            return x509.DNSName(value)
+        case "IP":
+            return x509.IPAddress(ipaddress.ip_address(value))
+        case "URI":
+            return x509.UniformResourceIdentifier(value)
+    raise ValueError(f"not a name that certificates carry: {text!r}")
+
+
+def validity(now: dt.datetime, length: dt.timedelta, latest: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    """notBefore and notAfter of a certificate that is valid for `length`, never beyond `latest`."""
+    not_before = (now - dt.timedelta(minutes=5)).replace(microsecond=0)  # devices boot with slow clocks
+    # notAfter itself is still valid (RFC 5280 4.1.2.5): give one second back.
+    not_after = (now + length - dt.timedelta(seconds=1)).replace(microsecond=0)
+    return not_before, min(not_after, latest)

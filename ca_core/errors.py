@@ -1,0 +1,132 @@
+"""Everything that can go wrong, as one tree.
+
+::
+
+    CoreError
+    +-- Refusal                the requester's fault: its sentence may be told, its code is stable
+    |   +-- MalformedRequest   the bytes are not what they should be
+    |   +-- TooLarge           more bytes than anybody needs
+    |   +-- UnsupportedMedia   a content type or coding that is not spoken here
+    |   +-- BadKey             a key that is too weak, broken, or of a kind that is not allowed
+    |   +-- PopFailed          proof of possession, or its link to this TLS session, does not hold
+    |   +-- NotAuthenticated   no credential, or one that proves nothing
+    |   +-- NotAuthorized      proven, but not entitled to this
+    |   +-- NotFound           no such realm, profile or operation
+    +-- OperatorError          a command that can't be carried out; told to the operator with its remedy
+    +-- InternalError          ours: logged, never told
+        +-- Unavailable        nothing can be issued now; asking again later may help
+        +-- SealingFailed      a key can't be opened with this unlock key
+        +-- ConditionFailed    a fact that the decision stood on no longer held at the commit
+        +-- ConstraintFailed   the store refused a row
+
+Each protocol maps the classes of `Refusal` to its wire in one table. Codes are a closed set: `CODES` names each
+with the remedy that an operator reads.
+"""
+
+from collections.abc import Sequence
+
+from ca_core.codes import CODES
+
+__all__ = [
+    "BadKey",
+    "ConditionFailed",
+    "ConstraintFailed",
+    "CoreError",
+    "InternalError",
+    "MalformedRequest",
+    "NotAuthenticated",
+    "NotAuthorized",
+    "NotFound",
+    "OperatorError",
+    "PopFailed",
+    "Refusal",
+    "SealingFailed",
+    "TooLarge",
+    "Unavailable",
+    "UnsupportedMedia",
+]
+
+
+class CoreError(Exception):
+    """Root of the tree."""
+
+
+class Refusal(CoreError):
+    """The requester's fault.
+
+    `code` is one of `CODES`; `message` is one true sentence that the peer may read and that never quotes what the peer
+    sent unescaped; `detail` is for the operator alone (log, attempts, audit).
+    """
+
+    def __init__(self, code: str, message: str, *, detail: str = "") -> None:
+        super().__init__(message)
+        self.remedy = CODES[code]
+        self.code = code
+        self.message = message
+        self.detail = detail
+
+
+class MalformedRequest(Refusal):
+    """The bytes are not what the operation expects."""
+
+
+class TooLarge(Refusal):
+    """More bytes than the operation can need."""
+
+
+class UnsupportedMedia(Refusal):
+    """A content type or content coding that is not spoken here."""
+
+
+class BadKey(Refusal):
+    """The public key is too weak, broken, blocked, or of a kind that the profile does not allow."""
+
+
+class PopFailed(Refusal):
+    """Proof of possession fails, or is not linked to this TLS session as claimed (RFC 7030 3.5)."""
+
+
+class NotAuthenticated(Refusal):
+    """No credential, or one that proves nothing."""
+
+
+class NotAuthorized(Refusal):
+    """The requester is known, and is not entitled to what it asks."""
+
+
+class NotFound(Refusal):
+    """No such realm, profile or operation."""
+
+
+class OperatorError(CoreError):
+    """A command that can't be carried out. `remedy` says what to do instead; `code` is stable."""
+
+    def __init__(self, code: str, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.remedy = remedy
+
+
+class InternalError(CoreError):
+    """Our fault: its text is logged, never sent."""
+
+
+class Unavailable(InternalError):
+    """Nothing can be issued at the moment (store, signer or clock)."""
+
+
+class SealingFailed(InternalError):
+    """A sealed key does not open with this unlock key, or does not match its certificate."""
+
+
+class ConditionFailed(InternalError):
+    """At the commit, a fact that the decision stood on no longer held. `conditions` names the ones that failed."""
+
+    def __init__(self, conditions: Sequence[str]) -> None:
+        super().__init__(f"no longer true at commit: {', '.join(conditions) or 'unknown'}")
+        self.conditions = tuple(conditions)
+
+
+class ConstraintFailed(InternalError):
+    """The store refused a row (uniqueness, reference); nothing of the unit was written."""

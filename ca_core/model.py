@@ -1,0 +1,203 @@
+"""The values that travel between the rooms. All are frozen; who holds one may rely on it.
+
+Times are aware UTC `datetime`s, DER is `bytes`, fingerprints and key hashes are 32 bytes of SHA-256, serials are
+positive `int`s whose text form is lower-case hex.
+"""
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, NewType
+
+from ca_core.errors import Refusal
+
+__all__ = [
+    "AUTHENTICATED",
+    "Call",
+    "Clock",
+    "DeviceRecord",
+    "DeviceState",
+    "Evidence",
+    "Issued",
+    "Means",
+    "Operation",
+    "OwnCertificate",
+    "Pending",
+    "Protocol",
+    "Refused",
+    "Requester",
+    "SecretRecord",
+    "Serial",
+    "TlsPeer",
+    "format_serial",
+]
+
+Serial = NewType("Serial", int)
+Clock = Callable[[], dt.datetime]
+Protocol = Literal["est", "scep"]
+
+
+def format_serial(serial: int) -> str:
+    """A serial number as lower-case hex without leading zeros, the one text form used anywhere."""
+    return format(serial, "x")
+
+
+class Operation(StrEnum):
+    """What is asked: a first certificate, or another one for an identity that has one (RFC 7030 4.2)."""
+
+    ENROLL = "enroll"
+    REENROLL = "reenroll"
+
+
+class Means(StrEnum):
+    """How a requester proved who it is."""
+
+    SECRET = "secret"  # noqa: S105  # the name of a means, not a secret
+    IDEVID = "idevid"
+    OWN_CERTIFICATE = "own_certificate"
+
+
+class DeviceState(StrEnum):
+    """`expected` devices have no certificate yet; only expected and active ones get any."""
+
+    EXPECTED = "expected"
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPeer:
+    """The other end of a TLS connection, whose possession of the leaf's key the handshake has proven.
+
+    `chain` is DER as sent, leaf first, empty without a client certificate. `tls_unique` (RFC 5929) is the client's
+    Finished and None on TLS 1.3, where it is undefined (RFC 8446 C.5); `tls_exporter` (RFC 9266) is None on TLS 1.2.
+    """
+
+    version: str
+    chain: tuple[bytes, ...] = ()
+    tls_unique: bytes | None = None
+    tls_exporter: bytes | None = None
+    server_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as the operator sees it: `request_id` stands in the log, the audit event, the attempt and the answer.
+
+    `operation` is the wire's own word (simpleenroll, PKCSReq); `source` the peer's IP address as text.
+    """
+
+    request_id: str
+    protocol: Protocol
+    operation: str
+    source: str
+    tls_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a peer offers to prove who it is, not judged yet.
+
+    `chain` holds certificates, leaf first, whose leaf's private key the peer has shown to hold (TLS handshake, SCEP
+    signature). `username` is None when the protocol carries none; an empty one is tolerated. `secret` is as sent.
+    """
+
+    chain: tuple[bytes, ...] = ()
+    username: str | None = None
+    secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """A registered device, as read. `names` are SANs as `DNS:x`, `IP:x`, `URI:x`."""
+
+    id: int
+    realm_id: int
+    name: str
+    username: str
+    profile: str | None
+    state: DeviceState
+    serial_number: str | None
+    manufacturer: str | None
+    names: tuple[str, ...]
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRecord:
+    """A device's secret, as read; the secret itself is not in it."""
+
+    id: int
+    hash: bytes = field(repr=False)
+    expires_at: dt.datetime
+    spent_at: dt.datetime | None
+    spent_key: bytes | None
+    spent_names: bytes | None
+    certificate_id: int | None
+    voided_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCertificate:
+    """A certificate that this realm issued to a device, as read."""
+
+    id: int
+    serial: Serial
+    fingerprint: bytes
+    spki_sha256: bytes
+    der: bytes = field(repr=False)
+    not_before: dt.datetime
+    not_after: dt.datetime
+    status: Literal["valid", "revoked", "hold"]
+    profile: str
+
+
+AUTHENTICATED = object()
+"""Held by `registration.requester` alone: what makes a `Requester`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """A device that has proven who it is. Only `registration.requester.authenticate` makes one.
+
+    `credential` names what it was proven with: the SHA-256 of the certificate, or the hash of the secret. `evidence` is
+    kept so that a decision can be taken again when a fact changed before its commit.
+    """
+
+    realm_id: int
+    device: DeviceRecord
+    means: Means
+    credential: bytes
+    secret: SecretRecord | None
+    certificate: OwnCertificate | None
+    evidence: Evidence = field(repr=False)
+    proof: object = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.proof is not AUTHENTICATED:
+            raise TypeError("a Requester is made by authentication only")
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """The certificate, whose record is durable. `again` is True when it is the answer to a retransmission."""
+
+    certificate: bytes
+    serial: Serial
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Waits for approval; the peer may ask again after `retry_after` seconds."""
+
+    retry_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not granted, and recorded as such."""
+
+    refusal: Refusal

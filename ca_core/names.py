@@ -1,0 +1,136 @@
+"""Names that operators type: realms, profiles, labels, devices, alternative names, moments. Raise `OperatorError`."""
+
+import datetime as dt
+import ipaddress
+import re
+
+from ca_core.errors import OperatorError
+
+DEFAULT_REALM = "default"
+
+RESERVED = frozenset(
+    # "SHOULD NOT" collide with operations -- RFC 7030 3.2.2; the others are SCEP's path segments.
+    ["cacerts", "simpleenroll", "simplereenroll", "fullcmc", "serverkeygen", "csrattrs", "pkiclient", "certsrv"]
+)
+
+_REALM = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+_DEVICE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
+_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_realm_name(text: str, what: str = "realm") -> str:
+    """A realm's or profile's name: `[a-z0-9][a-z0-9-]{0,30}`, and none of the reserved words."""
+    if not _REALM.fullmatch(text):
+        raise OperatorError(
+            "name_invalid",
+            f"'{_shown(text)}' can't be the name of a {what}",
+            "use up to 31 lower-case letters, digits and '-', beginning with a letter or digit",
+        )
+    if text in RESERVED:
+        raise OperatorError("name_reserved", f"'{text}' is a word of the protocols' URLs", "choose another name")
+    return text
+
+
+def parse_label(text: str) -> tuple[str, str | None]:
+    """A label of a URL, `realm` or `realm.profile`, as (realm, profile or None)."""
+    realm, dot, profile = text.partition(".")
+    return parse_realm_name(realm), parse_realm_name(profile, "profile") if dot else None
+
+
+def parse_device_name(text: str) -> str:
+    """A device's name: up to 64 letters, digits, `.`, `_`, `:`, `-`."""
+    if not _DEVICE.fullmatch(text):
+        raise OperatorError(
+            "name_invalid",
+            f"'{_shown(text)}' can't be the name of a device",
+            "use up to 64 letters, digits, '.', '_', ':' and '-'",
+        )
+    return text
+
+
+def username_of(device_name: str) -> str:
+    """The device's name as a Basic user name, which can't hold a colon (RFC 7617 2)."""
+    return device_name.replace(":", "-")
+
+
+def parse_host(text: str) -> str:
+    """A host name in lower case (no IP address)."""
+    lowered = text.lower().rstrip(".")
+    if not _HOST.fullmatch(lowered) or _is_address(lowered):
+        raise OperatorError("host_invalid", f"'{_shown(text)}' is not a host name", "use a DNS name")
+    return lowered
+
+
+def parse_san(text: str) -> str:
+    """An alternative name in its canonical form: `DNS:x`, `IP:x` or `URI:x`."""
+    kind, colon, value = text.partition(":")
+    kind = kind.upper()
+    if colon and kind == "DNS":
+        return f"DNS:{parse_host(value)}"
+    if colon and kind == "IP" and _is_address(value):
+        return f"IP:{ipaddress.ip_address(value)}"
+    if colon and kind == "URI" and _URI.fullmatch(value):
+        return f"URI:{value}"
+    raise OperatorError(
+        "san_invalid", f"'{_shown(text)}' is not an alternative name", "use DNS:name, IP:address or URI:uri"
+    )
+
+
+def parse_duration(text: str) -> dt.timedelta:
+    """`30s`, `10m`, `12h` or `7d`."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise OperatorError("duration_invalid", f"'{_shown(text)}' is not a duration", "use 30s, 10m, 12h or 7d")
+    return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def parse_moment(text: str, now: dt.datetime) -> dt.datetime:
+    """A duration from `now`, or an RFC 3339 time, as an aware UTC datetime after `now` and before the year 9999."""
+    try:
+        moment = now + parse_duration(text)
+    except OverflowError as exc:
+        raise OperatorError("time_invalid", f"'{_shown(text)}' is too far away", "use 30s, 12h, 7d or a date") from exc
+    except OperatorError:
+        try:
+            moment = dt.datetime.fromisoformat(text)
+        except ValueError as exc:
+            raise OperatorError(
+                "time_invalid", f"'{_shown(text)}' is not a time", "use 30s, 12h, 7d or 2027-01-31T12:00:00Z"
+            ) from exc
+        if moment.tzinfo is None:
+            raise OperatorError("time_invalid", f"'{text}' names no time zone", "end it in Z or +01:00") from None
+        moment = moment.astimezone(dt.UTC)
+    if moment <= now:
+        raise OperatorError("time_past", f"'{text}' is not in the future", "give a later time")
+    return moment
+
+
+def parse_serial(text: str) -> str:
+    """A serial number as operators paste it (hex in any case, with or without colons, or `dec:10`): canonical hex."""
+    try:
+        if text.lower().startswith("dec:"):
+            number = int(text[4:], 10) if text[4:].isascii() and text[4:].isdigit() and len(text) < 60 else -1
+        else:
+            digits = text.removeprefix("0x").replace(":", "")
+            number = int(digits, 16) if re.fullmatch(r"[0-9A-Fa-f]{1,48}", digits) else -1
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise OperatorError("serial_invalid", f"'{_shown(text)}' is not a serial number", "use hex, or dec:NUMBER")
+    return format(number, "x")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(text: str) -> str:
+    """What was typed, safe to print."""
+    return ascii(text[:80])[1:-1]

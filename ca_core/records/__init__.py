@@ -1,0 +1,1 @@
+"""What must last: the schema, the store that commits it, migrations, and the audit trail."""

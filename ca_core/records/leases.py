@@ -1,0 +1,48 @@
+"""Leases: who does the periodic work, among all workers and nodes of one store."""
+
+import secrets
+
+from sqlalchemy import bindparam
+
+from ca_core.errors import ConditionFailed, ConstraintFailed
+from ca_core.model import Clock
+from ca_core.records.query import Query, Values, insert_into
+from ca_core.records.schema import lease
+from ca_core.records.store import Store
+from ca_core.records.times import to_ms
+from ca_core.records.unit import Guard, Unit
+
+_l = lease.c
+_TAKE = Query(
+    lease.update()
+    .where(
+        _l.name == bindparam("of_name"),
+        (_l.holder == bindparam("holder")) | (_l.until_at <= bindparam("now")),
+    )
+    .values(holder=bindparam("holder"), until_at=bindparam("until_at"))
+    .returning(_l.name)
+)
+_MAKE = Query(insert_into(lease).returning(_l.name))
+
+
+class Leases:
+    """Holds leases under a name of its own."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._holder = secrets.token_hex(8)
+
+    async def hold(self, name: str, seconds: int) -> bool:
+        """Take or keep the lease `name` for that long. Returns whether it is held."""
+        now = to_ms(self._clock())
+        until = now + seconds * 1000
+        take: Values = {"of_name": name, "holder": self._holder, "now": now, "until_at": until}
+        make: Values = {"name": name, "holder": self._holder, "until_at": until}
+        for query, params in ((_TAKE, take), (_MAKE, make)):
+            try:
+                await self._store.commit(Unit(Guard(query, params), now))
+            except (ConditionFailed, ConstraintFailed):
+                continue
+            return True
+        return False

@@ -1,0 +1,101 @@
+"""Opening and making stores by URL.
+
+`sqlite:///PATH` is the embedded default. A store carries the revision of its schema; a daemon opens only the revision
+that it was built for, and `create` brings an older one up to it.
+"""
+
+import logging
+import os
+import sqlite3
+import warnings
+from pathlib import Path
+
+from ca_core.errors import OperatorError, Unavailable
+from ca_core.records.sqlite import SqliteStore, connect
+from ca_core.records.store import Hook, Store
+
+HEAD = "0001"
+"""The revision of the schema that this version speaks."""
+
+_PREFIX = "sqlite:///"
+
+
+def sqlite_path(url: str) -> Path:
+    """The file of a `sqlite:///PATH` URL. Raises `OperatorError` for any other."""
+    if not url.startswith(_PREFIX) or len(url) == len(_PREFIX):
+        scheme = url.split(":", 1)[0]
+        raise OperatorError(
+            "store_unsupported",
+            f"a store at '{scheme}:' is not supported by this version",
+            "use sqlite:///PATH, such as sqlite:////var/lib/enrolld/enrolld.db",
+        )
+    return Path(url.removeprefix(_PREFIX))
+
+
+def exists(url: str) -> bool:
+    """Whether there is a store at `url`."""
+    return sqlite_path(url).is_file()
+
+
+def open_store(url: str, *, process: str, version: str, hook: Hook | None = None) -> Store:
+    """Open an existing store of this version's revision. Raises `OperatorError`, `Unavailable`."""
+    path = sqlite_path(url)
+    if not path.is_file():
+        raise OperatorError("store_missing", f"there is no store at {path}", "make one with 'enrolld init'")
+    found = _revision(path)
+    if found != HEAD:
+        raise OperatorError(
+            "store_revision",
+            f"the store is of revision {found or 'none'}, this version needs {HEAD}",
+            "run 'enrolld upgrade' with the newest version of enrolld that touched this store",
+        )
+    return SqliteStore(path, process=process, version=version, hook=hook)
+
+
+def create_store(url: str) -> None:
+    """Make the store at `url`, or bring it to this version's revision. Raises `OperatorError`, `Unavailable`."""
+    path = sqlite_path(url)
+    if path.exists() and _revision(path) == HEAD:
+        return
+    # A new database is made beside its place and moved there whole: an interrupted `init` leaves nothing half-made.
+    making = path if path.exists() else path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if making is not path:
+            making.unlink(missing_ok=True)
+            # SQLite gives its -wal and -shm files the mode of the database.
+            os.close(os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        _migrate(making)
+        if making is not path:
+            making.rename(path)
+    except OSError as exc:
+        raise OperatorError("store_unwritable", f"can't make {path}: {exc.strerror}", "choose another --dir") from exc
+
+
+def _revision(path: Path) -> str | None:
+    try:
+        connection = connect(path, read_only=True)
+        try:
+            known = connection.execute("SELECT 1 FROM sqlite_master WHERE name='alembic_version'").fetchone()
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if known else None
+        finally:
+            connection.close()
+    except sqlite3.Error as exc:
+        raise Unavailable(f"can't read the database {path}: {exc}") from exc
+    return str(row[0]) if row else None
+
+
+def _migrate(path: Path) -> None:
+    # Alembic is slow to import, and only the commands that make or upgrade a store need it.
+    from alembic import command
+    from alembic.config import Config
+
+    connect(path).close()  # WAL from the first page on
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.set_main_option("path_separator", "os")
+    config.attributes["url"] = f"sqlite:///{path}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        command.upgrade(config, "head")

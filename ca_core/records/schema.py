@@ -1,0 +1,298 @@
+"""The tables, defined once for every engine.
+
+Times are integer milliseconds since 1970 in columns that end in `_at` or `not_before`/`not_after`; hashes are raw
+bytes; serials are lower-case hex without leading zeros; documents are JSON text. Only these plain types are used, so
+that a statement can run as text on the driver connection without result processing.
+
+Every row that belongs to a realm carries `realm_id`, and references across tables are composite, so that a row of one
+realm can't point at a row of another.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+realm = Table(
+    "realm",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(31), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("name"),
+)
+
+realm_version = Table(
+    "realm_version",
+    metadata,
+    Column("realm_id", Id, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    PrimaryKeyConstraint("realm_id", "version"),
+    ForeignKeyConstraint(["realm_id"], ["realm.id"]),
+)
+
+sealed_key = Table(
+    "sealed_key",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("purpose", String(16), nullable=False),
+    Column("pkcs8", LargeBinary, nullable=False),
+    Column("spki_sha256", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("name"),
+)
+
+issuer = Table(
+    "issuer",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("realm_id", Id, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("family", String(16), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("parent_id", Id),
+    Column("key_name", Text, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+    Column("not_after", BigInteger, nullable=False),
+    Column("revocations", BigInteger, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("name"),
+    UniqueConstraint("realm_id", "family", "generation"),
+    UniqueConstraint("realm_id", "id"),
+    ForeignKeyConstraint(["realm_id"], ["realm.id"]),
+    ForeignKeyConstraint(["realm_id", "parent_id"], ["issuer.realm_id", "issuer.id"]),
+    ForeignKeyConstraint(["key_name"], ["sealed_key.name"]),
+)
+
+crl = Table(
+    "crl",
+    metadata,
+    Column("issuer_id", Id, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("this_update_at", BigInteger, nullable=False),
+    Column("next_update_at", BigInteger, nullable=False),
+    Column("revocations", BigInteger, nullable=False),
+    Column("entries", BigInteger, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("issuer_id", "number"),
+    ForeignKeyConstraint(["issuer_id"], ["issuer.id"]),
+)
+
+device = Table(
+    "device",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("realm_id", Id, nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("profile", String(31)),
+    Column("state", String(16), nullable=False),
+    Column("serial_number", Text),
+    Column("manufacturer", Text),
+    Column("names", Text, nullable=False),
+    Column("owner", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("last_seen_at", BigInteger),
+    UniqueConstraint("realm_id", "name"),
+    UniqueConstraint("realm_id", "manufacturer", "serial_number"),
+    UniqueConstraint("realm_id", "id"),
+    ForeignKeyConstraint(["realm_id"], ["realm.id"]),
+)
+
+device_secret = Table(
+    "device_secret",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("realm_id", Id, nullable=False),
+    Column("device_id", Id, nullable=False),
+    Column("selector", String(16), nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("spent_at", BigInteger),
+    Column("spent_key", LargeBinary),
+    Column("spent_names", LargeBinary),
+    Column("certificate_id", Id),
+    Column("voided_at", BigInteger),
+    UniqueConstraint("selector"),
+    ForeignKeyConstraint(["realm_id", "device_id"], ["device.realm_id", "device.id"]),
+    ForeignKeyConstraint(["realm_id", "certificate_id"], ["certificate.realm_id", "certificate.id"]),
+    Index(None, "realm_id", "device_id"),
+)
+
+certificate = Table(
+    "certificate",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("realm_id", Id, nullable=False),
+    Column("issuer_id", Id),
+    Column("serial", String(40), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("profile", String(31)),
+    Column("device_id", Id),
+    Column("subject", Text, nullable=False),
+    Column("names", Text, nullable=False),
+    Column("not_before", BigInteger, nullable=False),
+    Column("not_after", BigInteger, nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("revoked_at", BigInteger),
+    Column("reason", String(24)),
+    Column("crl_entry", LargeBinary),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("spki_sha256", LargeBinary, nullable=False),
+    Column("key", String(32), nullable=False),
+    Column("protocol", String(8), nullable=False),
+    Column("der", LargeBinary, nullable=False),
+    Column("request_key", LargeBinary),
+    Column("renews_id", Id),
+    Column("replaced_by_id", Id),
+    Column("request_id", String(16)),
+    Column("issued_at", BigInteger, nullable=False),
+    UniqueConstraint("issuer_id", "serial"),
+    UniqueConstraint("realm_id", "fingerprint"),
+    UniqueConstraint("realm_id", "id"),
+    ForeignKeyConstraint(["realm_id"], ["realm.id"]),
+    ForeignKeyConstraint(["realm_id", "issuer_id"], ["issuer.realm_id", "issuer.id"]),
+    ForeignKeyConstraint(["realm_id", "device_id"], ["device.realm_id", "device.id"]),
+    ForeignKeyConstraint(["realm_id", "renews_id"], ["certificate.realm_id", "certificate.id"]),
+    ForeignKeyConstraint(["realm_id", "replaced_by_id"], ["certificate.realm_id", "certificate.id"]),
+    Index(None, "realm_id", "spki_sha256"),
+    Index(None, "serial"),
+    Index(
+        "ix_certificate_request_key",
+        "realm_id",
+        "request_key",
+        sqlite_where=text("request_key IS NOT NULL"),
+        postgresql_where=text("request_key IS NOT NULL"),
+    ),
+    Index(None, "realm_id", "device_id"),
+    Index(
+        "ix_certificate_crl",
+        "issuer_id",
+        "id",
+        sqlite_where=text("crl_entry IS NOT NULL"),
+        postgresql_where=text("crl_entry IS NOT NULL"),
+    ),
+)
+
+key_block = Table(
+    "key_block",
+    metadata,
+    Column("spki_sha256", LargeBinary, primary_key=True),
+    Column("reason", String(24), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+server_certificate = Table(
+    "server_certificate",
+    metadata,
+    Column("realm_id", Id, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("certificate_id", Id, nullable=False),
+    Column("key_name", Text, nullable=False),
+    Column("names", Text, nullable=False),
+    Column("not_after", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("realm_id", "host"),
+    ForeignKeyConstraint(["realm_id", "certificate_id"], ["certificate.realm_id", "certificate.id"]),
+    ForeignKeyConstraint(["key_name"], ["sealed_key.name"]),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("request_id", String(16), nullable=False),
+    Column("realm_id", Id),
+    Column("device_id", Id),
+    Column("source", Text, nullable=False),
+    Column("protocol", String(8), nullable=False),
+    Column("operation", String(24), nullable=False),
+    Column("outcome", String(8), nullable=False),
+    Column("code", String(40)),
+    Column("message", Text),
+    Column("detail", Text),
+    Column("serial", String(40)),
+    Column("key", String(32)),
+    Column("signature_hash", String(16)),
+    Column("tls", String(16)),
+    ForeignKeyConstraint(["realm_id"], ["realm.id"]),
+    ForeignKeyConstraint(["realm_id", "device_id"], ["device.realm_id", "device.id"]),
+    Index(None, "request_id"),
+    Index(None, "realm_id", "device_id", "id"),
+    Index(
+        "ix_attempt_unknown",
+        "source",
+        "id",
+        sqlite_where=text("device_id IS NULL"),
+        postgresql_where=text("device_id IS NULL"),
+    ),
+)
+
+writer = Table(
+    "writer",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("process", String(16), nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("writer", String(16), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("format", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("realm", String(31)),
+    Column("device", String(64)),
+    Column("serial", String(40)),
+    Column("request_id", String(16)),
+    Column("details", Text, nullable=False),
+    PrimaryKeyConstraint("writer", "sequence"),
+    ForeignKeyConstraint(["writer"], ["writer.name"]),
+    Index(None, "at"),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("holder", String(16), nullable=False),
+    Column("until_at", BigInteger, nullable=False),
+)

@@ -1,0 +1,149 @@
+"""What operators do with realms. Every change is a new version of the realm's document."""
+
+import hashlib
+from collections.abc import Sequence
+
+from sqlalchemy import bindparam, func, select
+
+from ca_core.authority.ceremony import make_realm_ca
+from ca_core.authority.issuance import Issuance
+from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
+from ca_core.model import Clock
+from ca_core.names import parse_host, parse_realm_name
+from ca_core.records.audit import AuditEvent
+from ca_core.records.query import Query, Values, insert_into
+from ca_core.records.schema import realm, realm_version
+from ca_core.records.store import Store
+from ca_core.records.times import to_ms
+from ca_core.records.unit import Guard, Step, Unit, guarded_insert
+from ca_core.registration.document import (
+    RealmDocument,
+    default_document,
+    parse_toml,
+    to_json,
+    to_toml,
+    validated,
+)
+from ca_core.registration.realm import Realm, Realms
+from ca_core.rows import RealmRow
+
+_r = realm.c
+_others = realm.alias("others").c
+# Hosts must differ over all realms, so no realm may have changed since they were compared.
+_UNCHANGED = select(func.coalesce(func.sum(_others.version), 0)).scalar_subquery() == bindparam("stamp")
+_ADD, _ADD_WHY = guarded_insert(realm, {"realms_unchanged": _UNCHANGED})
+_NEW_VERSION = Query(
+    realm.update()
+    .where(_r.id == bindparam("of_realm"), _r.version == bindparam("of_version"), _UNCHANGED)
+    .values(version=_r.version + 1)
+    .returning(_r.id)
+)
+_DOCUMENT = Query(insert_into(realm_version).values(realm_id=bindparam("guard_id")))
+
+
+class RealmAdministration(Realms):
+    """Finds realms, adds them, and puts new versions of their documents into force."""
+
+    def __init__(self, store: Store, issuance: Issuance, clock: Clock, public_url: str) -> None:
+        super().__init__(store)
+        self._issuance = issuance
+        self._clock = clock
+        self._public_url = public_url
+
+    async def list(self) -> list[RealmRow]:
+        """All realms."""
+        return [_row(found) for found in (await self.current()).values()]
+
+    async def show(self, name: str) -> RealmRow:
+        """One realm. Raises `OperatorError`."""
+        return _row(await self.get(name))
+
+    async def export(self, name: str) -> str:
+        """The realm's document as TOML, for `apply`. Raises `OperatorError`."""
+        return to_toml((await self.get(name)).document)
+
+    async def add(self, name: str, *, hosts: Sequence[str] = (), public_url: str | None = None, actor: str) -> RealmRow:
+        """Make a realm with a root and issuing CAs of its own. Raises `OperatorError`, `Unavailable`."""
+        parse_realm_name(name)
+        document = default_document(name, tuple(parse_host(host) for host in hosts), public_url)
+        current = await self.current()
+        if name in current:
+            raise OperatorError("realm_exists", f"there is a realm '{name}'", "'enrolld realm show' shows it")
+        _check_hosts(document, current)
+        now = self._clock()
+        ceremony = await make_realm_ca(self._issuance, name, public_url or self._public_url, now)
+        at = to_ms(now)
+        row: Values = {"name": name, "state": "active", "version": 1, "created_at": at, "stamp": _stamp(current)}
+        steps = (Step(_DOCUMENT, _version_row(document, 1, at, actor)), *ceremony.steps)
+        event = AuditEvent(
+            "realm.added", actor, realm=name, details={"hosts": document.hosts, "issuers": ceremony.fingerprints}
+        )
+        try:
+            await self._store.commit(Unit(Guard(_ADD, row, _ADD_WHY), at, steps, (event,)))
+        except (ConditionFailed, ConstraintFailed) as exc:
+            raise _changed() from exc
+        return await self.show(name)
+
+    async def apply(self, text: str, *, actor: str) -> RealmRow:
+        """Put a document (TOML) into force as the realm's next version. Raises `OperatorError` with every fault."""
+        document = parse_toml(text)
+        found = await self.get(document.name)
+        return await self.replace(found, document, "realm.applied", {}, actor)
+
+    async def replace(
+        self, found: Realm, document: RealmDocument, action: str, details: dict[str, str], actor: str
+    ) -> RealmRow:
+        """Put a document into force as the next version, with an audit event `action`. Raises `OperatorError`."""
+        validated(document)
+        current = await self.current()
+        _check_hosts(document, current)
+        at = to_ms(self._clock())
+        guard = Guard(_NEW_VERSION, {"of_realm": found.id, "of_version": found.version, "stamp": _stamp(current)})
+        steps = (Step(_DOCUMENT, _version_row(document, found.version + 1, at, actor)),)
+        event = AuditEvent(
+            action,
+            actor,
+            realm=found.name,
+            details={**details, "version": found.version + 1, "digest": _digest(document)},
+        )
+        try:
+            await self._store.commit(Unit(guard, at, steps, (event,)))
+        except ConditionFailed as exc:
+            raise _changed() from exc
+        return await self.show(found.name)
+
+
+def _check_hosts(document: RealmDocument, current: dict[str, Realm]) -> None:
+    for other in current.values():
+        both = set(other.document.hosts) & set(document.hosts)
+        if other.name != document.name and both:
+            host = min(both)
+            raise OperatorError("host_taken", f"the host {host} belongs to realm {other.name}", "use another host name")
+
+
+def _stamp(current: dict[str, Realm]) -> int:
+    return sum(found.version for found in current.values())
+
+
+def _changed() -> OperatorError:
+    return OperatorError("realm_changed", "a realm was changed at this moment by someone else", "run the command again")
+
+
+def _version_row(document: RealmDocument, version: int, at: int, actor: str) -> Values:
+    return {"version": version, "document": to_json(document), "created_at": at, "actor": actor}
+
+
+def _digest(document: RealmDocument) -> str:
+    return hashlib.sha256(to_json(document).encode()).hexdigest()
+
+
+def _row(found: Realm) -> RealmRow:
+    return RealmRow(
+        id=str(found.id),
+        realm=found.name,
+        state=found.state,
+        version=found.version,
+        hosts=list(found.document.hosts),
+        public_url=found.document.public_url,
+        profiles=list(found.document.profiles),
+    )

@@ -1,0 +1,91 @@
+"""Admission by a certificate that this realm issued to a device.
+
+The presented certificate must be the stored one, byte for byte: its SHA-256 finds the row. That makes chain building
+unnecessary (stock clients send the leaf alone), and a twin with the same names or serial worthless.
+"""
+
+import datetime as dt
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from sqlalchemy import bindparam, select
+
+from ca_core.errors import NotAuthenticated
+from ca_core.model import DeviceRecord, OwnCertificate, Serial
+from ca_core.records.query import Query
+from ca_core.records.schema import certificate, device
+from ca_core.records.store import Store
+from ca_core.records.times import from_ms, rfc3339
+from ca_core.registration.device import COLUMNS, WIDTH, record
+from ca_core.registration.realm import Realm
+
+_c = certificate.c
+_BY_FINGERPRINT = Query(
+    select(
+        *COLUMNS,
+        _c.id,
+        _c.serial,
+        _c.fingerprint,
+        _c.spki_sha256,
+        _c.der,
+        _c.not_before,
+        _c.not_after,
+        _c.status,
+        _c.profile,
+    )
+    .join(device, (device.c.realm_id == _c.realm_id) & (device.c.id == _c.device_id))
+    .where(
+        _c.realm_id == bindparam("realm_id"),
+        _c.fingerprint == bindparam("fingerprint"),
+        _c.kind == "device",
+    )
+)
+
+
+async def find_own_certificate(
+    store: Store, realm: Realm, fingerprint: bytes
+) -> tuple[DeviceRecord, OwnCertificate] | None:
+    """The device certificate of this realm with that SHA-256, and its device; not judged."""
+    row = await store.first(_BY_FINGERPRINT, realm_id=realm.id, fingerprint=fingerprint)
+    if row is None:
+        return None
+    own = OwnCertificate(
+        id=row[WIDTH],
+        serial=Serial(int(row[WIDTH + 1], 16)),
+        fingerprint=row[WIDTH + 2],
+        spki_sha256=row[WIDTH + 3],
+        der=row[WIDTH + 4],
+        not_before=from_ms(row[WIDTH + 5]),
+        not_after=from_ms(row[WIDTH + 6]),
+        status=row[WIDTH + 7],
+        profile=row[WIDTH + 8],
+    )
+    return record(row), own
+
+
+def judge_own_certificate(realm: Realm, own: OwnCertificate, now: dt.datetime) -> None:
+    """Raise `NotAuthenticated` unless the certificate proves its device now."""
+    named = f"certificate {own.serial:x}"
+    if not realm.document.admission.own_certificate:
+        raise NotAuthenticated("certificate_unknown", "The client certificate is not accepted here.", detail=named)
+    if own.status != "valid":
+        raise NotAuthenticated("certificate_revoked", "The client certificate is revoked.", detail=named)
+    if now < own.not_before:
+        raise NotAuthenticated("certificate_not_yet_valid", "The client certificate is not valid yet.", detail=named)
+    if now > own.not_after:
+        raise NotAuthenticated(
+            "certificate_expired", "The client certificate has expired.", detail=f"{named}, {rfc3339(own.not_after)}"
+        )
+    usage = _extended_key_usage(own.der)
+    if usage is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+        raise NotAuthenticated(
+            "certificate_not_for_clients", "The client certificate is not made for clients.", detail=named
+        )
+
+
+def _extended_key_usage(der: bytes) -> x509.ExtendedKeyUsage | None:
+    extensions = x509.load_der_x509_certificate(der).extensions
+    try:
+        return extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return None

@@ -1,0 +1,206 @@
+"""Recent attempts: what devices and unknown callers asked, and why it was refused. A bounded table.
+
+Each device keeps its last twenty, each unknown source its last twenty, and all unknown callers together ten thousand.
+Refusals of callers who proved nothing are written at a limited rate, behind the answer: junk costs a counter, not a
+commit.
+"""
+
+import random
+import time
+
+from sqlalchemy import bindparam, func, select
+
+from ca_core.codes import CODES
+from ca_core.errors import OperatorError, Refusal
+from ca_core.model import Call
+from ca_core.records.query import Params, Query, Row, insert_into
+from ca_core.records.schema import attempt, device, realm
+from ca_core.records.store import Store
+from ca_core.records.times import from_ms, rfc3339
+from ca_core.records.unit import Guard, Step, Unit
+from ca_core.rows import AttemptRow
+
+KEEP = 20
+KEEP_UNKNOWN = 10_000
+RATE = 20.0
+BURST = 200.0
+
+_a = attempt.c
+_INSERT = Query(insert_into(attempt).returning(_a.id))
+INSERT = Query(insert_into(attempt))
+PRUNE_DEVICE = Query(
+    attempt.delete().where(
+        _a.realm_id == bindparam("realm_id"),
+        _a.device_id == bindparam("device_id"),
+        _a.id
+        <= select(_a.id)
+        .where(_a.realm_id == bindparam("realm_id"), _a.device_id == bindparam("device_id"))
+        .order_by(_a.id.desc())
+        .limit(1)
+        .offset(KEEP)
+        .scalar_subquery(),
+    )
+)
+_PRUNE_SOURCE = Query(
+    attempt.delete().where(
+        _a.device_id.is_(None),
+        _a.source == bindparam("source"),
+        _a.id
+        <= select(_a.id)
+        .where(_a.device_id.is_(None), _a.source == bindparam("source"))
+        .order_by(_a.id.desc())
+        .limit(1)
+        .offset(KEEP)
+        .scalar_subquery(),
+    )
+)
+_PRUNE_UNKNOWN = Query(
+    attempt.delete().where(
+        _a.device_id.is_(None),
+        _a.id
+        <= select(_a.id)
+        .where(_a.device_id.is_(None))
+        .order_by(_a.id.desc())
+        .limit(1)
+        .offset(KEEP_UNKNOWN)
+        .scalar_subquery(),
+    )
+)
+_COLUMNS = (
+    _a.id,
+    _a.at,
+    _a.request_id,
+    realm.c.name,
+    device.c.name,
+    _a.source,
+    _a.protocol,
+    _a.operation,
+    _a.outcome,
+    _a.code,
+    _a.message,
+    _a.detail,
+    _a.serial,
+    _a.key,
+    _a.signature_hash,
+    _a.tls,
+)
+_FROM = attempt.outerjoin(realm, realm.c.id == _a.realm_id).outerjoin(device, device.c.id == _a.device_id)
+_BY_REQUEST = Query(
+    select(*_COLUMNS).select_from(_FROM).where(_a.request_id == bindparam("request_id")).order_by(_a.id.desc()).limit(1)
+)
+_OF_DEVICE = Query(
+    select(*_COLUMNS)
+    .select_from(_FROM)
+    .where(_a.realm_id == bindparam("realm_id"), _a.device_id == bindparam("device_id"))
+    .order_by(_a.id.desc())
+    .limit(bindparam("limit"))
+)
+_COUNT = Query(select(func.count()).select_from(attempt))
+
+
+def attempt_row(
+    call: Call,
+    at: int,
+    *,
+    realm_id: int | None,
+    device_id: int | None,
+    outcome: str,
+    refusal: Refusal | None = None,
+    detail: str = "",
+    serial: str | None = None,
+    key: str | None = None,
+    signature_hash: str | None = None,
+) -> Params:
+    """The row of one attempt: `at` in milliseconds since 1970, outcome issued, pending or refused."""
+    return {
+        "at": at,
+        "request_id": call.request_id,
+        "realm_id": realm_id,
+        "device_id": device_id,
+        "source": call.source,
+        "protocol": call.protocol,
+        "operation": call.operation,
+        "outcome": outcome,
+        "code": refusal.code if refusal else None,
+        "message": refusal.message if refusal else None,
+        "detail": ((refusal.detail if refusal else "") or detail)[:500] or None,
+        "serial": serial,
+        "key": key,
+        "signature_hash": signature_hash,
+        "tls": call.tls_version,
+    }
+
+
+class Attempts:
+    """Writes and reads attempts."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tokens = BURST
+        self._filled = time.monotonic()
+        self.dropped = 0
+
+    def of_device(self, row: Params) -> tuple[Query, Params, Step]:
+        """The insert, its row and the pruning step of a known device's attempt, for a unit of the caller's."""
+        return _INSERT, row, Step(PRUNE_DEVICE, _owner(row), expect=None)
+
+    def unknown(self, row: Params, at: int) -> None:
+        """Record, behind the answer, an attempt of a caller who proved nothing; beyond the rate it is only counted."""
+        now = time.monotonic()
+        self._tokens = min(BURST, self._tokens + (now - self._filled) * RATE)
+        self._filled = now
+        if self._tokens < 1:
+            self.dropped += 1
+            return
+        self._tokens -= 1
+        steps = [Step(_PRUNE_SOURCE, {"source": row["source"]}, expect=None)]
+        if random.random() < 0.01:  # noqa: S311  # spreads a slow clean-up, decides nothing
+            steps.append(Step(_PRUNE_UNKNOWN, {}, expect=None))
+        self._store.submit(Unit(Guard(_INSERT, row), at, tuple(steps)))
+
+    async def explain(self, request_id: str) -> AttemptRow:
+        """The attempt with this request id. Raises `OperatorError`."""
+        row = await self._store.first(_BY_REQUEST, request_id=request_id.strip().lower())
+        if row is None:
+            raise OperatorError(
+                "request_unknown",
+                f"no attempt with the request id '{ascii(request_id[:40])[1:-1]}' is kept",
+                "attempts are kept for the last requests of each device and source; look into the log",
+            )
+        return _attempt(row)
+
+    async def list_of_device(self, realm_id: int, device_id: int, limit: int = KEEP) -> list[AttemptRow]:
+        """The device's attempts, newest first."""
+        rows = await self._store.fetch(_OF_DEVICE, realm_id=realm_id, device_id=device_id, limit=limit)
+        return [_attempt(row) for row in rows]
+
+    async def count(self) -> int:
+        """How many attempts are kept."""
+        row = await self._store.first(_COUNT)
+        return int(row[0]) if row else 0
+
+
+def _owner(row: Params) -> Params:
+    return {"realm_id": row["realm_id"], "device_id": row["device_id"]}
+
+
+def _attempt(row: Row) -> AttemptRow:
+    return AttemptRow(
+        id=str(row[0]),
+        at=rfc3339(from_ms(row[1])),
+        request_id=row[2],
+        realm=row[3],
+        device=row[4],
+        source=row[5],
+        protocol=row[6],
+        operation=row[7],
+        outcome=row[8],
+        code=row[9],
+        message=row[10],
+        detail=row[11],
+        remedy=CODES.get(row[9]) if row[9] else None,
+        serial=row[12],
+        key=row[13],
+        signature_hash=row[14],
+        tls=row[15],
+    )

@@ -1,0 +1,80 @@
+"""What the commit of an issued certificate repeats: every fact that the decision stood on, by name.
+
+Each is a clause over the parameters of the guard's insert; the guard writes its row while all of them hold.
+"""
+
+from sqlalchemy import ColumnElement, and_, bindparam, not_
+from sqlalchemy.sql import exists
+
+from ca_core.model import Means
+from ca_core.records.query import Query
+from ca_core.records.schema import certificate, device, device_secret, issuer, key_block, realm
+from ca_core.records.unit import guarded_insert
+from ca_core.registration.device import MAY_ENROLL
+
+_o = certificate.alias("other").c
+_t = certificate.alias("twin").c
+_own = certificate.alias("own").c
+_d, _i, _r, _s = device.c, issuer.c, realm.c, device_secret.c
+
+_ALWAYS: dict[str, ColumnElement[bool]] = {
+    "realm_version": exists().where(
+        _r.id == bindparam("realm_id"), _r.state == "active", _r.version == bindparam("realm_version")
+    ),
+    "device_state": exists().where(_d.realm_id == bindparam("realm_id"), _d.id == bindparam("device_id"), MAY_ENROLL),
+    "issuer_active": exists().where(
+        _i.realm_id == bindparam("realm_id"), _i.id == bindparam("issuer_id"), _i.state == "active"
+    ),
+    "key_not_blocked": not_(exists().where(key_block.c.spki_sha256 == bindparam("spki_sha256"))),
+    # A key of enrolld's own (CA, server) has no device and is another's as well.
+    "key_not_of_other_device": not_(
+        exists().where(
+            _o.realm_id == bindparam("realm_id"),
+            _o.spki_sha256 == bindparam("spki_sha256"),
+            (_o.device_id != bindparam("device_id")) | _o.device_id.is_(None),
+        )
+    ),
+}
+_SECRET: dict[str, ColumnElement[bool]] = {
+    "secret_unspent": exists().where(
+        and_(
+            _s.realm_id == bindparam("realm_id"),
+            _s.id == bindparam("secret_id"),
+            _s.device_id == bindparam("device_id"),
+            _s.spent_at.is_(None),
+            _s.voided_at.is_(None),
+            _s.expires_at > bindparam("issued_at"),
+        )
+    )
+}
+_OWN: dict[str, ColumnElement[bool]] = {
+    "certificate_valid": exists().where(
+        _own.realm_id == bindparam("realm_id"),
+        _own.id == bindparam("renews_id"),
+        _own.status == "valid",
+    )
+}
+# "A retransmission is not a second request": of two that arrive at once, one finds the other's certificate.
+_NOT_ASKED_BEFORE: dict[str, ColumnElement[bool]] = {
+    "not_asked_before": not_(
+        exists().where(
+            _t.realm_id == bindparam("realm_id"),
+            _t.request_key == bindparam("request_key"),
+            _t.status == "valid",
+            _t.replaced_by_id.is_(None),
+            _t.issued_at > bindparam("retry_since"),
+            _t.not_after > bindparam("issued_at"),
+        )
+    )
+}
+
+CONDITIONS: dict[Means, dict[str, ColumnElement[bool]]] = {
+    Means.SECRET: _ALWAYS | _SECRET,
+    Means.IDEVID: _ALWAYS | _NOT_ASKED_BEFORE,
+    Means.OWN_CERTIFICATE: _ALWAYS | _OWN | _NOT_ASKED_BEFORE,
+}
+
+GUARDS: dict[Means, tuple[Query, Query]] = {
+    means: guarded_insert(certificate, conditions) for means, conditions in CONDITIONS.items()
+}
+"""For each means, the guard's INSERT and the SELECT that names the conditions that failed."""

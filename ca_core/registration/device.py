@@ -1,0 +1,56 @@
+"""Devices as read from the store; `registry` holds what operators do with them."""
+
+import json
+from typing import Any
+
+from sqlalchemy import ColumnElement
+
+from ca_core.errors import NotAuthorized
+from ca_core.model import DeviceRecord, DeviceState
+from ca_core.names import username_of
+from ca_core.records.query import Row
+from ca_core.records.schema import device
+
+_d = device.c
+
+COLUMNS: tuple[ColumnElement[Any], ...] = (
+    _d.id,
+    _d.realm_id,
+    _d.name,
+    _d.profile,
+    _d.state,
+    _d.serial_number,
+    _d.manufacturer,
+    _d.names,
+    _d.owner,
+)
+WIDTH = len(COLUMNS)
+# Spelled out, because an IN list is expanded anew at each execution.
+MAY_ENROLL: ColumnElement[bool] = (_d.state == DeviceState.EXPECTED.value) | (_d.state == DeviceState.ACTIVE.value)
+
+
+def record(row: Row) -> DeviceRecord:
+    """The device in the first `WIDTH` values of a row of `COLUMNS`."""
+    return DeviceRecord(
+        id=row[0],
+        realm_id=row[1],
+        name=row[2],
+        username=username_of(row[2]),
+        profile=row[3],
+        state=DeviceState(row[4]),
+        serial_number=row[5],
+        manufacturer=row[6],
+        names=tuple(json.loads(row[7])),
+        owner=row[8],
+    )
+
+
+def require_active(found: DeviceRecord) -> None:
+    """Raise `NotAuthorized` unless the device may have certificates now."""
+    match found.state:
+        case DeviceState.SUSPENDED:
+            raise NotAuthorized("device_suspended", "The device is suspended.")
+        case DeviceState.RETIRED:
+            raise NotAuthorized("device_retired", "The device is retired.")
+        case DeviceState.EXPECTED | DeviceState.ACTIVE:
+            return

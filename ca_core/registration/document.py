@@ -1,0 +1,228 @@
+"""A realm's document: what an operator writes, and the validated value that the rooms use.
+
+A document is TOML on the outside (`realm export`, `realm apply`) and JSON in the store, one version after the other. An
+unknown key is an error that names the nearest one, and every fault that can be told at once is told at once.
+"""
+
+import datetime as dt
+import difflib
+import tomllib
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from ca_core.errors import OperatorError
+from ca_core.names import parse_duration, parse_host, parse_realm_name
+
+FAMILIES = ("ec", "rsa")
+EXTENDED_KEY_USAGES = {
+    "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
+    "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
+    "ipsecIKE": x509.ObjectIdentifier("1.3.6.1.5.5.7.3.17"),
+}
+
+
+class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
+    pass
+
+
+class ProfileDocument(_Document, frozen=True, kw_only=True):
+    """Rules for one kind of certificate. `issuer` is a key family (ec, rsa); `validity` a duration such as 90d."""
+
+    issuer: str = "ec"
+    validity: str = "90d"
+    extended_key_usages: tuple[str, ...] = ("clientAuth",)
+    rekey: Literal["optional", "required"] = "optional"
+
+    @property
+    def length(self) -> dt.timedelta:
+        """How long a certificate is valid."""
+        return parse_duration(self.validity)
+
+
+class EstDocument(_Document, frozen=True, kw_only=True):
+    """How the realm speaks EST. `profile` serves requests whose label names none."""
+
+    profile: str = "device"
+    channel_binding: Literal["optional", "required"] = "optional"
+
+
+class AdmissionDocument(_Document, frozen=True, kw_only=True):
+    """By which means a requester may be admitted."""
+
+    secret: bool = True
+    idevid: Literal["registered", "off"] = "registered"
+    own_certificate: bool = True
+
+
+class TrustDocument(_Document, frozen=True, kw_only=True, rename={"for_": "for"}):
+    """One trust anchor, a CA certificate in PEM. `name` is what `device add --manufacturer` refers to."""
+
+    name: str
+    for_: Literal["idevid", "tls"] = "idevid"
+    pem: str
+
+    def certificate(self) -> x509.Certificate:
+        """The anchor. Raises ValueError when the PEM can't be read."""
+        return x509.load_pem_x509_certificate(self.pem.encode())
+
+
+class RealmDocument(_Document, frozen=True, kw_only=True):
+    """A device line. `public_url` is where CRLs and CA certificates are fetched, None for the node's own."""
+
+    name: str
+    hosts: tuple[str, ...] = ()
+    public_url: str | None = None
+    ask_client_certificate: bool = True
+    retry_window: str = "24h"
+    secret_lifetime: str = "7d"  # noqa: S105  # a duration
+    est: EstDocument = EstDocument()
+    admission: AdmissionDocument = AdmissionDocument()
+    profiles: dict[str, ProfileDocument] = msgspec.field(default_factory=dict)
+    trust: tuple[TrustDocument, ...] = ()
+
+    @property
+    def retry(self) -> dt.timedelta:
+        """How long a spent secret still answers the key that it served."""
+        return parse_duration(self.retry_window)
+
+
+def default_document(name: str, hosts: tuple[str, ...], public_url: str | None) -> RealmDocument:
+    """What a new realm begins with: a profile for EST under the ec issuer, one for SCEP under the rsa issuer."""
+    profiles = {"device": ProfileDocument(issuer="ec"), "scep": ProfileDocument(issuer="rsa")}
+    return validated(RealmDocument(name=name, hosts=hosts, public_url=public_url, profiles=profiles))
+
+
+def to_json(document: RealmDocument) -> str:
+    """The document as the store keeps it."""
+    return msgspec.json.encode(document).decode()
+
+
+def from_json(text: str) -> RealmDocument:
+    """A document from the store."""
+    return msgspec.json.decode(text, type=RealmDocument)
+
+
+def to_toml(document: RealmDocument) -> str:
+    """The document as an operator edits it."""
+    import tomli_w  # only `realm export` writes TOML
+
+    built = msgspec.to_builtins(document)
+    return tomli_w.dumps({key: value for key, value in built.items() if value is not None}, multiline_strings=True)
+
+
+def parse_toml(text: str) -> RealmDocument:
+    """The document in a TOML text. Raises `OperatorError`, whose message names each fault with its key."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise OperatorError("document_invalid", f"the file is not TOML: {exc}", "mend that place") from exc
+    faults = _unknown_keys(raw, RealmDocument, "")
+    if faults:
+        raise _invalid(faults)
+    try:
+        document = msgspec.convert(raw, RealmDocument)
+    except msgspec.ValidationError as exc:
+        raise _invalid([str(exc).replace(" - at `$.", ": at '").replace("`", "'")]) from exc
+    return validated(document)
+
+
+def validated(document: RealmDocument) -> RealmDocument:
+    """The document, when every value in it makes sense. Raises `OperatorError` with every fault."""
+    faults: list[str] = []
+
+    def check(path: str, parse: Any, value: str) -> None:
+        try:
+            parse(value)
+        except OperatorError as exc:
+            faults.append(f"{path}: {exc.message} ({exc.remedy})")
+
+    check("name", parse_realm_name, document.name)
+    for index, host in enumerate(document.hosts):
+        check(f"hosts[{index}]", parse_host, host)
+    check("retry_window", parse_duration, document.retry_window)
+    check("secret_lifetime", parse_duration, document.secret_lifetime)
+    if document.public_url is not None and not _is_http_url(document.public_url):
+        faults.append("public_url: not an http URL without path (use http://pki.example.com)")
+    if not document.profiles:
+        faults.append("profiles: a realm needs at least one profile")
+    for name, profile in document.profiles.items():
+        path = f"profiles.{name}"
+        check(path, lambda text: parse_realm_name(text, "profile"), name)
+        check(f"{path}.validity", parse_duration, profile.validity)
+        if profile.issuer not in FAMILIES:
+            faults.append(f"{path}.issuer: no issuer family '{profile.issuer}' (use one of: {', '.join(FAMILIES)})")
+        for usage in profile.extended_key_usages:
+            if usage not in EXTENDED_KEY_USAGES:
+                known = ", ".join(EXTENDED_KEY_USAGES)
+                faults.append(f"{path}.extended_key_usages: '{usage}' is not known (use: {known})")
+        if not profile.extended_key_usages:
+            faults.append(f"{path}.extended_key_usages: empty would mean any purpose (use clientAuth)")
+    if document.profiles and document.est.profile not in document.profiles:
+        faults.append(f"est.profile: no profile '{document.est.profile}' (have: {', '.join(document.profiles)})")
+    seen: set[str] = set()
+    for index, anchor in enumerate(document.trust):
+        if anchor.name in seen:
+            faults.append(f"trust[{index}].name: '{anchor.name}' stands twice (names must differ)")
+        seen.add(anchor.name)
+        fault = anchor_fault(anchor)
+        if fault:
+            faults.append(f"trust[{index}].pem: {fault}")
+    if faults:
+        raise _invalid(faults)
+    return document
+
+
+def anchor_fault(anchor: TrustDocument) -> str | None:
+    """Why a certificate can't be a trust anchor, None when it can."""
+    try:
+        certificate = anchor.certificate()
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return "the certificate has no basicConstraints, so it is not a CA's (trust the manufacturer's CA)"
+    except ValueError:
+        return "not one certificate in PEM"
+    if not constraints.ca:
+        return "the certificate is not a CA's (trust the manufacturer's CA, not a device)"
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return None
+    return None if usage.key_cert_sign else "the certificate may not sign certificates (its keyUsage)"
+
+
+def _invalid(faults: list[str]) -> OperatorError:
+    return OperatorError("document_invalid", "; ".join(faults), "'realm export' shows a document that is valid")
+
+
+def _unknown_keys(raw: Any, kind: Any, path: str) -> list[str]:
+    origin = get_origin(kind)
+    if origin is dict and isinstance(raw, dict):
+        inner = get_args(kind)[1]
+        return [fault for key, value in raw.items() for fault in _unknown_keys(value, inner, f"{path}{key}.")]
+    if origin is tuple and isinstance(raw, list):
+        inner = get_args(kind)[0]
+        trimmed = path.removesuffix(".")
+        return [
+            fault for index, value in enumerate(raw) for fault in _unknown_keys(value, inner, f"{trimmed}[{index}].")
+        ]
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(raw, dict)):
+        return []
+    hints = get_type_hints(kind)
+    known = {field.encode_name: hints[field.name] for field in msgspec.structs.fields(kind)}
+    faults: list[str] = []
+    for key, value in raw.items():
+        if key in known:
+            faults += _unknown_keys(value, known[key], f"{path}{key}.")
+            continue
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(known)}"
+        faults.append(f"{path}{ascii(key)[1:-1]}: unknown key ({hint})")
+    return faults
+
+
+def _is_http_url(text: str) -> bool:
+    prefix, _, host = text.partition("://")
+    return prefix == "http" and bool(host) and not any(c in host for c in "/?#@ ") and host.isascii()

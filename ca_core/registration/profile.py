@@ -1,0 +1,117 @@
+"""What a requester may have: from the profile, the device's record and the CSR to a plan.
+
+Issued names are proven names: the subject is the device's own, SANs come from its record, and what the CSR asks beyond
+that is refused or dropped, and told to the audit trail.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+from ca_core.authority.issuer import Issuer
+from ca_core.authority.plan import CertificatePlan, validity
+from ca_core.csr import ParsedCsr, canonical_san, canonical_subject
+from ca_core.errors import BadKey, InternalError, MalformedRequest, NotAuthorized
+from ca_core.model import DeviceRecord, Operation, Requester
+from ca_core.registration.document import EXTENDED_KEY_USAGES, ProfileDocument
+from ca_core.registration.realm import Resolved
+
+DEMO_LENGTH = dt.timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A profile of a realm, chosen for one request."""
+
+    name: str
+    document: ProfileDocument
+
+
+def choose_profile(resolved: Resolved, device: DeviceRecord) -> Profile:
+    """The profile that the label names, else the device's own, else the realm's for EST. Raises `NotAuthorized`."""
+    document = resolved.realm.document
+    name = resolved.profile or device.profile or document.est.profile
+    if device.profile is not None and name != device.profile:
+        raise NotAuthorized("profile_not_allowed", "The device is not entitled to this profile.")
+    if name not in document.profiles:
+        raise NotAuthorized("profile_not_allowed", "The device's profile does not exist any more.")
+    return Profile(name, document.profiles[name])
+
+
+def choose_issuer(profile: Profile, issuers: tuple[Issuer, ...]) -> Issuer:
+    """The newest active issuer of the profile's family. Raises `InternalError`."""
+    family = [i for i in issuers if i.family == profile.document.issuer and i.state == "active"]
+    if not family:
+        raise InternalError(f"no active issuer of family {profile.document.issuer} for profile {profile.name}")
+    return max(family, key=lambda issuer: issuer.generation)
+
+
+def check_asked(profile: Profile, requester: Requester, csr: ParsedCsr, operation: Operation) -> tuple[str, ...]:
+    """Judge what the CSR asks for; returns what is dropped, in words. Raises `NotAuthorized`, `MalformedRequest`."""
+    device = requester.device
+    if csr.ca_requested:
+        raise NotAuthorized("ca_requested", "The request asks for a CA certificate.")
+    allowed = {EXTENDED_KEY_USAGES[usage].dotted_string for usage in profile.document.extended_key_usages}
+    foreign = set(csr.extended_key_usages) - allowed
+    if foreign:
+        raise NotAuthorized(
+            "extension_not_allowed",
+            "The request asks for an extended key usage that the profile does not give.",
+            detail=ascii(", ".join(sorted(foreign)))[:300],
+        )
+    if operation is Operation.REENROLL:
+        _check_renewal(requester, csr)
+    if csr.common_name is not None and csr.common_name != device.name:
+        raise NotAuthorized(
+            "subject_mismatch",
+            "The request's subject is not the name of this device.",
+            detail=f"asked CN {ascii(csr.common_name)[:100]}, device {device.name}",
+        )
+    own = requester.certificate
+    if own is not None and profile.document.rekey == "required" and own.spki_sha256 == csr.spki_sha256:
+        raise BadKey("rekey_required", "A renewal needs a new key.")
+    others = sorted({a.rfc4514_attribute_name for a in csr.subject if a.oid != NameOID.COMMON_NAME})
+    names = sorted(set(csr.san) - set(device.names))
+    return (*(f"subject {ascii(name)[1:-1][:40]}" for name in others), *(f"SAN {ascii(n)[1:-1][:100]}" for n in names))
+
+
+def _check_renewal(requester: Requester, csr: ParsedCsr) -> None:
+    own = requester.certificate
+    if own is None:
+        raise NotAuthorized(
+            "reenroll_needs_own_certificate", "Renewal needs the certificate that is to be renewed as credential."
+        )
+    renewed = x509.load_der_x509_certificate(own.der)
+    # "The request Subject field and SubjectAltName extension MUST be identical to the corresponding fields in the
+    # certificate being renewed/rekeyed." -- RFC 7030 4.2.2
+    if canonical_subject(csr.subject) != canonical_subject(renewed.subject):
+        raise MalformedRequest("renewal_subject_mismatch", "The request's subject is not that of the certificate.")
+    try:
+        names = renewed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        has: tuple[str, ...] = ()
+    else:
+        has = canonical_san(names)
+    # Old clients copy the subject only, so a renewal without any SAN is served; its names come from the record.
+    if csr.san and csr.san != has:
+        raise MalformedRequest("renewal_san_mismatch", "The request's alternative names are not the certificate's.")
+
+
+def make_plan(
+    profile: Profile, device: DeviceRecord, csr: ParsedCsr, issuer: Issuer, now: dt.datetime, *, demo: bool
+) -> CertificatePlan:
+    """Exactly what the certificate will say."""
+    length = min(profile.document.length, DEMO_LENGTH) if demo else profile.document.length
+    not_before, not_after = validity(now, length, issuer.not_after)
+    return CertificatePlan(
+        subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device.name)]),
+        public_key=csr.public_key,
+        not_before=not_before,
+        not_after=not_after,
+        names=device.names,
+        extended_key_usage=tuple(EXTENDED_KEY_USAGES[usage] for usage in profile.document.extended_key_usages),
+        key_encipherment=isinstance(csr.public_key, rsa.RSAPublicKey),
+    )

@@ -1,0 +1,142 @@
+"""Realms as the rooms see them: the document in force, found by label and host."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from cryptography import x509
+from cryptography.x509.verification import Store as AnchorStore
+from sqlalchemy import bindparam, func, select
+
+from ca_core.errors import NotFound, OperatorError
+from ca_core.names import DEFAULT_REALM, parse_label
+from ca_core.records.query import Query
+from ca_core.records.schema import realm as realm_table
+from ca_core.records.schema import realm_version
+from ca_core.records.store import Store
+from ca_core.registration.document import RealmDocument, TrustDocument, from_json
+
+_r, _v = realm_table.c, realm_version.c
+_STAMP = Query(select(func.count(), func.coalesce(func.sum(_r.version), 0)).select_from(realm_table))
+_ALL = Query(
+    select(_r.id, _r.name, _r.state, _r.version, _v.document)
+    .join(realm_version, (_v.realm_id == _r.id) & (_v.version == _r.version))
+    .order_by(_r.id)
+)
+_DOCUMENT = Query(select(_v.document).where(_v.realm_id == bindparam("realm_id"), _v.version == bindparam("version")))
+
+
+@dataclass(frozen=True)
+class Realm:
+    """A device line at one version of its document."""
+
+    id: int
+    name: str
+    state: Literal["active", "retired"]
+    version: int
+    document: RealmDocument = field(repr=False)
+
+    @cached_property
+    def anchors(self) -> dict[bytes, TrustDocument]:
+        """The IDevID trust anchors by SHA-256 of their DER."""
+        return {_fingerprint(a.certificate()): a for a in self.document.trust if a.for_ == "idevid"}
+
+    @cached_property
+    def anchor_certificates(self) -> list[x509.Certificate]:
+        """The IDevID trust anchors."""
+        return [anchor.certificate() for anchor in self.anchors.values()]
+
+    @cached_property
+    def anchor_store(self) -> AnchorStore:
+        """The IDevID trust anchors for path validation; there must be some."""
+        return AnchorStore(self.anchor_certificates)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where a request is addressed to: a realm, and the profile that its label names, if it names one."""
+
+    realm: Realm
+    profile: str | None
+
+
+class Realms:
+    """Finds realms. All are kept in memory; each use asks the store whether a newer version exists."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stamp: tuple[int, int] = (-1, -1)
+        self._by_name: dict[str, Realm] = {}
+        self._by_host: dict[str, Realm] = {}
+
+    async def current(self) -> dict[str, Realm]:
+        """All realms by name, as the store has them now."""
+        row = await self._store.first(_STAMP)
+        stamp = (int(row[0]), int(row[1])) if row else (0, 0)
+        if stamp != self._stamp:
+            by_name: dict[str, Realm] = {}
+            for row_id, name, state, version, document in await self._store.fetch(_ALL):
+                known = self._by_name.get(name)
+                if known is not None and known.version == version:
+                    by_name[name] = known
+                else:
+                    by_name[name] = Realm(row_id, name, state, version, from_json(document))
+            self._by_name = by_name
+            self._by_host = {
+                host: realm for realm in by_name.values() if realm.state == "active" for host in realm.document.hosts
+            }
+            self._stamp = stamp
+        return self._by_name
+
+    async def get(self, name: str) -> Realm:
+        """The realm of an operator's command. Raises `OperatorError`."""
+        realms = await self.current()
+        if name not in realms:
+            known = ", ".join(realms) or "none"
+            raise OperatorError("realm_unknown", f"there is no realm '{ascii(name[:64])[1:-1]}'", f"there are: {known}")
+        return realms[name]
+
+    async def resolve(self, protocol: str, label: str | None, server_name: str | None) -> Resolved:
+        """The realm and profile that a label means on the host `server_name` (the TLS SNI, None on the shared host).
+
+        A realm's own host serves that realm alone, also without a label. Raises `NotFound`; nothing falls back to
+        another realm.
+        """
+        realms = await self.current()
+        host_realm = self._by_host.get(server_name) if server_name else None
+        if label is None:
+            realm, profile = host_realm or realms.get(DEFAULT_REALM), None
+        else:
+            try:
+                name, profile = parse_label(label)
+            except OperatorError:
+                raise _unknown() from None
+            realm = realms.get(name)
+        if realm is None or realm.state != "active":
+            raise _unknown()
+        if profile is not None and profile not in realm.document.profiles:
+            raise _unknown()
+        if host_realm is not None and realm.id != host_realm.id:
+            raise NotFound("realm_not_here", "This host serves another realm.")
+        if protocol != "est":
+            raise _unknown()
+        return Resolved(realm, profile)
+
+    async def again(self, resolved: Resolved) -> Resolved:
+        """The same address at the version in force now. Raises `NotFound` when it is gone."""
+        realm = (await self.current()).get(resolved.realm.name)
+        if realm is None or realm.state != "active":
+            raise _unknown()
+        if resolved.profile is not None and resolved.profile not in realm.document.profiles:
+            raise _unknown()
+        return Resolved(realm, resolved.profile)
+
+
+def _unknown() -> NotFound:
+    return NotFound("realm_unknown", "There is no such realm here.")
+
+
+def _fingerprint(certificate: x509.Certificate) -> bytes:
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return certificate.fingerprint(SHA256())

@@ -1,0 +1,54 @@
+"""Authentication: from what a peer offers to a `Requester`. Nothing else makes one."""
+
+import datetime as dt
+import hashlib
+
+from ca_core.csr import ParsedCsr
+from ca_core.errors import NotAuthenticated, NotAuthorized, Refusal
+from ca_core.model import AUTHENTICATED, Evidence, Means, Requester
+from ca_core.records.store import Store
+from ca_core.registration.admission.idevid import admit_by_idevid
+from ca_core.registration.admission.own_certificate import find_own_certificate, judge_own_certificate
+from ca_core.registration.admission.secret import admit_by_secret
+from ca_core.registration.device import require_active
+from ca_core.registration.realm import Realm
+
+
+async def authenticate(store: Store, realm: Realm, evidence: Evidence, csr: ParsedCsr, now: dt.datetime) -> Requester:
+    """Who is asking, and how it was proven. Raises `NotAuthenticated`, `NotAuthorized`.
+
+    A client certificate goes before a secret: stock clients repeat a user name and password that they no longer need.
+    When the certificate proves nothing (expired, foreign), a secret sent along still counts, so that a device that
+    missed its renewal can be helped without touching its configuration.
+    """
+    if not evidence.chain and not evidence.secret:
+        raise NotAuthenticated("credentials_missing", "Credentials are required.")
+    unproven: Refusal | None = None
+    if evidence.chain:
+        try:
+            return await _by_certificate(store, realm, evidence, now)
+        except (NotAuthenticated, NotAuthorized) as refusal:
+            if not evidence.secret:
+                raise
+            unproven = refusal
+    try:
+        device, secret = await admit_by_secret(store, realm, evidence, csr, now)
+    except NotAuthenticated as refusal:
+        if unproven is not None:
+            refusal.detail = f"{refusal.detail}; certificate: {unproven.code}".removeprefix("; ")
+        raise
+    require_active(device)
+    return Requester(realm.id, device, Means.SECRET, secret.hash, secret, None, evidence, AUTHENTICATED)
+
+
+async def _by_certificate(store: Store, realm: Realm, evidence: Evidence, now: dt.datetime) -> Requester:
+    fingerprint = hashlib.sha256(evidence.chain[0]).digest()
+    found = await find_own_certificate(store, realm, fingerprint)
+    if found is not None:
+        device, own = found
+        judge_own_certificate(realm, own, now)
+        require_active(device)
+        return Requester(realm.id, device, Means.OWN_CERTIFICATE, fingerprint, None, own, evidence, AUTHENTICATED)
+    device = await admit_by_idevid(store, realm, evidence.chain, now)
+    require_active(device)
+    return Requester(realm.id, device, Means.IDEVID, fingerprint, None, None, evidence, AUTHENTICATED)

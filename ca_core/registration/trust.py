@@ -1,0 +1,102 @@
+"""What operators do with a realm's trust anchors."""
+
+import hashlib
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from ca_core.errors import OperatorError
+from ca_core.records.times import rfc3339
+from ca_core.registration.administration import RealmAdministration
+from ca_core.registration.document import TrustDocument, anchor_fault
+from ca_core.rows import TrustRow
+
+
+class Trust:
+    """Adds, lists and removes trust anchors; each change is a new version of the realm's document."""
+
+    def __init__(self, realms: RealmAdministration) -> None:
+        self._realms = realms
+
+    async def add(
+        self, realm_name: str, pem: bytes, *, purpose: str = "idevid", name: str | None = None, actor: str
+    ) -> TrustRow:
+        """Trust a CA certificate (PEM). Its name defaults to the subject's O, else CN. Raises `OperatorError`."""
+        found = await self._realms.get(realm_name)
+        if purpose not in ("idevid", "tls"):
+            raise OperatorError("trust_purpose", f"'{purpose[:20]}' is no purpose of trust", "use idevid or tls")
+        try:
+            certificates = x509.load_pem_x509_certificates(pem)
+        except ValueError as exc:
+            raise OperatorError("trust_invalid", "the file holds no certificate in PEM", "give a CA's PEM") from exc
+        if len(certificates) != 1:
+            raise OperatorError(
+                "trust_invalid",
+                f"the file holds {len(certificates)} certificates",
+                "give the one that is to be trusted",
+            )
+        certificate = certificates[0]
+        label = name or _title(certificate)
+        if not label or len(label) > 64 or not label.isprintable():
+            raise OperatorError("trust_name", "the certificate gives no usable name", "give one with --name")
+        anchor = TrustDocument(
+            name=label,
+            for_="tls" if purpose == "tls" else "idevid",
+            pem=certificate.public_bytes(Encoding.PEM).decode(),
+        )
+        fault = anchor_fault(anchor)
+        if fault:
+            raise OperatorError("trust_invalid", fault, "trust the manufacturer's CA certificate")
+        if any(known.name == label for known in found.document.trust):
+            raise OperatorError(
+                "trust_exists", f"realm {found.name} has a trust entry '{label}'", "give another name with --name"
+            )
+        document = msgspec.structs.replace(found.document, trust=(*found.document.trust, anchor))
+        details = {"name": label, "fingerprint": _fingerprint(certificate)}
+        await self._realms.replace(found, document, "trust.added", details, actor)
+        return _trust_row(found.name, anchor)
+
+    async def list(self, realm_name: str) -> list[TrustRow]:
+        """The realm's trust anchors. Raises `OperatorError`."""
+        found = await self._realms.get(realm_name)
+        return [_trust_row(found.name, anchor) for anchor in found.document.trust]
+
+    async def remove(self, realm_name: str, name: str, *, actor: str) -> None:
+        """Stop trusting an anchor. Raises `OperatorError`."""
+        found = await self._realms.get(realm_name)
+        rest = tuple(anchor for anchor in found.document.trust if anchor.name != name)
+        if len(rest) == len(found.document.trust):
+            known = ", ".join(anchor.name for anchor in rest) or "none"
+            shown = ascii(name[:64])[1:-1]
+            raise OperatorError(
+                "trust_unknown", f"realm {found.name} has no trust entry '{shown}'", f"there are: {known}"
+            )
+        document = msgspec.structs.replace(found.document, trust=rest)
+        await self._realms.replace(found, document, "trust.removed", {"name": name}, actor)
+
+
+def _trust_row(realm_name: str, anchor: TrustDocument) -> TrustRow:
+    certificate = anchor.certificate()
+    return TrustRow(
+        id=anchor.name,
+        realm=realm_name,
+        name=anchor.name,
+        for_=anchor.for_,
+        subject=certificate.subject.rfc4514_string(),
+        fingerprint_sha256=_fingerprint(certificate),
+        not_after=rfc3339(certificate.not_valid_after_utc),
+    )
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+
+
+def _title(certificate: x509.Certificate) -> str:
+    for oid in (NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME):
+        found = certificate.subject.get_attributes_for_oid(oid)
+        if found:
+            return str(found[0].value)
+    return ""

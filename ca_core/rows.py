@@ -1,0 +1,181 @@
+"""What lists and commands answer: the fields are a contract (JSON), and are only ever added.
+
+Times are RFC 3339 in UTC, serials and fingerprints lower-case hex. `id` is opaque; a list goes on after it.
+"""
+
+import msgspec
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all rows."""
+
+
+class HandedSecret(Row, frozen=True, kw_only=True):
+    """A secret just made: shown once. It is the EST Basic password and the SCEP challengePassword."""
+
+    device: str
+    realm: str
+    profile: str
+    username: str
+    secret: str
+    expires: str
+
+    def __repr__(self) -> str:
+        return f"HandedSecret(device={self.device!r}, ...)"
+
+
+class DeviceRow(Row, frozen=True, kw_only=True):
+    """A registered device."""
+
+    id: str
+    device: str
+    realm: str
+    profile: str | None
+    state: str
+    serial_number: str | None
+    manufacturer: str | None
+    names: list[str]
+    owner: str | None
+    created_at: str
+    last_seen_at: str | None
+
+
+class AttemptRow(Row, frozen=True, kw_only=True):
+    """One request, answered or refused."""
+
+    id: str
+    at: str
+    request_id: str
+    realm: str | None
+    device: str | None
+    source: str
+    protocol: str
+    operation: str
+    outcome: str
+    code: str | None
+    message: str | None
+    detail: str | None
+    remedy: str | None
+    serial: str | None
+    key: str | None
+    signature_hash: str | None
+    tls: str | None
+
+
+class Why(Row, frozen=True, kw_only=True):
+    """Why a device is where it is: one sentence, then what happened, newest first."""
+
+    device: str
+    realm: str
+    state: str
+    sentence: str
+    timeline: list[AttemptRow]
+
+
+class CertificateRow(Row, frozen=True, kw_only=True):
+    """An issued certificate."""
+
+    id: str
+    serial: str
+    issuer: str
+    realm: str
+    profile: str | None
+    device: str | None
+    subject: str
+    names: list[str]
+    not_before: str
+    not_after: str
+    status: str
+    revoked_at: str | None
+    reason: str | None
+    fingerprint_sha256: str
+    key: str
+    protocol: str
+
+
+class Revocation(Row, frozen=True, kw_only=True):
+    """A revocation that is durable. `sequence` is its place in the issuer's count; see `Crls.covers`."""
+
+    certificate: CertificateRow
+    issuer: str
+    sequence: int
+
+
+class CrlRow(Row, frozen=True, kw_only=True):
+    """The newest CRL of an issuer."""
+
+    id: str
+    issuer: str
+    realm: str
+    number: int
+    this_update: str
+    next_update: str
+    entries: int
+
+
+class IssuerRow(Row, frozen=True, kw_only=True):
+    """A CA certificate."""
+
+    id: str
+    issuer: str
+    realm: str
+    family: str
+    generation: int
+    state: str
+    subject: str
+    not_before: str
+    not_after: str
+    fingerprint_sha256: str
+    key: str
+
+
+class RealmRow(Row, frozen=True, kw_only=True):
+    """A realm and the version of its document in force."""
+
+    id: str
+    realm: str
+    state: str
+    version: int
+    hosts: list[str]
+    public_url: str | None
+    profiles: list[str]
+
+
+class TrustRow(Row, frozen=True, kw_only=True):
+    """A trust anchor of a realm."""
+
+    id: str
+    realm: str
+    name: str
+    for_: str = msgspec.field(name="for")
+    subject: str
+    fingerprint_sha256: str
+    not_after: str
+
+
+class Finding(Row, frozen=True, kw_only=True):
+    """Something that `check` found. `severity` is error, warning or info."""
+
+    severity: str
+    code: str
+    message: str
+    remedy: str
+
+
+class RealmStatus(Row, frozen=True, kw_only=True):
+    """Counts of one realm."""
+
+    realm: str
+    devices: dict[str, int]
+    certificates: dict[str, int]
+
+
+class Status(Row, frozen=True, kw_only=True):
+    """The installation at a glance."""
+
+    version: str
+    store: str
+    demo: bool
+    public_url: str
+    realms: list[RealmStatus]
+    crls: list[CrlRow]
