@@ -1,0 +1,146 @@
+"""The unit that makes an issued certificate durable: the row, the spent secret, the attempt and the audit event.
+
+Its guard repeats every fact that the decision stood on; see `conditions`.
+"""
+
+import datetime as dt
+import hashlib
+from dataclasses import dataclass
+
+from sqlalchemy import bindparam
+
+from ca_core.authority.issuance import SignedCertificate
+from ca_core.authority.issuer import Issuer
+from ca_core.authority.record import certificate_row
+from ca_core.csr import ParsedCsr
+from ca_core.model import Call, Means, Requester, format_serial
+from ca_core.records.audit import AuditEvent
+from ca_core.records.query import Query, Values
+from ca_core.records.schema import certificate, device, device_secret
+from ca_core.records.times import to_ms
+from ca_core.records.unit import Guard, Step, Unit
+from ca_core.registration.attempts import INSERT as INSERT_ATTEMPT
+from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row
+from ca_core.registration.conditions import GUARDS
+from ca_core.registration.device import MAY_ENROLL
+from ca_core.registration.realm import Realm
+
+_SPEND = Query(
+    device_secret.update()
+    .where(
+        device_secret.c.realm_id == bindparam("of_realm"),
+        device_secret.c.id == bindparam("of_secret"),
+        device_secret.c.spent_at.is_(None),
+    )
+    .values(
+        spent_at=bindparam("spent_at"),
+        spent_key=bindparam("spent_key"),
+        spent_names=bindparam("spent_names"),
+        certificate_id=bindparam("guard_id"),
+    )
+)
+_SEEN = Query(
+    device.update()
+    .where(device.c.realm_id == bindparam("of_realm"), device.c.id == bindparam("of_device"), MAY_ENROLL)
+    .values(state="active", last_seen_at=bindparam("seen_at"))
+)
+_REPLACE = Query(
+    certificate.update()
+    .where(certificate.c.realm_id == bindparam("of_realm"), certificate.c.id == bindparam("of_certificate"))
+    .values(replaced_by_id=bindparam("guard_id"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A request that was granted, and the facts that it was granted on.
+
+    `retry_since` is in milliseconds since 1970; `dropped` names what the CSR asked for and did not get.
+    """
+
+    realm: Realm
+    requester: Requester
+    csr: ParsedCsr
+    call: Call
+    profile: str
+    issuer: Issuer
+    signed: SignedCertificate
+    request_key: bytes
+    retry_since: int
+    dropped: tuple[str, ...]
+    now: dt.datetime
+
+
+def issued_unit(decision: Decision) -> Unit:
+    """All that is written when a certificate is issued."""
+    realm, requester, csr, call = decision.realm, decision.requester, decision.csr, decision.call
+    device_id, own, secret = requester.device.id, requester.certificate, requester.secret
+    at, serial = to_ms(decision.now), format_serial(decision.signed.serial)
+    insert, diagnose = GUARDS[requester.means]
+    row = certificate_row(
+        decision.signed,
+        realm_id=realm.id,
+        issuer_id=decision.issuer.id,
+        kind="device",
+        profile=decision.profile,
+        device_id=device_id,
+        protocol=call.protocol,
+        key=csr.key,
+        spki_sha256=csr.spki_sha256,
+        at=at,
+    )
+    row["request_key"] = decision.request_key
+    row["renews_id"] = own.id if own else None
+    row["request_id"] = call.request_id
+    # Beyond the row: what the conditions compare with.
+    compared: Values = {
+        "realm_version": realm.version,
+        "secret_id": secret.id if secret else None,
+        "retry_since": decision.retry_since,
+    }
+    steps = [Step(_SEEN, {"of_realm": realm.id, "of_device": device_id, "seen_at": at})]
+    if secret is not None:
+        spent: Values = {"spent_at": at, "spent_key": csr.spki_sha256, "spent_names": csr.names_hash}
+        steps.append(Step(_SPEND, {"of_realm": realm.id, "of_secret": secret.id} | spent))
+    if own is not None:
+        steps.append(Step(_REPLACE, {"of_realm": realm.id, "of_certificate": own.id}))
+    attempt = attempt_row(
+        call,
+        at,
+        realm_id=realm.id,
+        device_id=device_id,
+        outcome="issued",
+        detail=f"dropped: {', '.join(decision.dropped)}" if decision.dropped else "",
+        serial=serial,
+        key=csr.key,
+        signature_hash=csr.signature_hash,
+    )
+    steps.append(Step(INSERT_ATTEMPT, attempt))
+    steps.append(Step(PRUNE_DEVICE, {"realm_id": realm.id, "device_id": device_id}, expect=None))
+    return Unit(Guard(insert, row | compared, diagnose), at, tuple(steps), (_event(decision, serial),))
+
+
+def _event(decision: Decision, serial: str) -> AuditEvent:
+    requester = decision.requester
+    # A secret is named by its row: its hash has no business in a trail that is shown to others.
+    secret = requester.secret
+    credential = f"secret {secret.id}" if secret else f"certificate {requester.credential.hex()}"
+    return AuditEvent(
+        "certificate.issued",
+        f"device:{requester.device.name}",
+        realm=decision.realm.name,
+        device=requester.device.name,
+        serial=serial,
+        request_id=decision.call.request_id,
+        details={
+            "credential": credential,
+            "dropped": list(decision.dropped),
+            "fingerprint": hashlib.sha256(decision.signed.der).hexdigest(),
+            "issuer": decision.issuer.name,
+            "means": Means(requester.means).value,
+            "operation": decision.call.operation,
+            "profile": decision.profile,
+            "realm_version": decision.realm.version,
+            "source": decision.call.source,
+        },
+    )

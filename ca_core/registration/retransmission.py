@@ -1,0 +1,75 @@
+"""Retransmissions: the same request again gets the same certificate.
+
+Looked up after authentication and after everything that could refuse the request, never instead of them. A certificate
+that was revoked, replaced or has expired is never the answer.
+"""
+
+import hashlib
+
+from sqlalchemy import bindparam, select
+
+from ca_core.csr import ParsedCsr
+from ca_core.errors import NotAuthenticated, NotAuthorized
+from ca_core.model import Issued, Operation, Requester, SecretRecord, Serial
+from ca_core.records.query import Query, Row
+from ca_core.records.schema import certificate
+from ca_core.records.store import Store
+from ca_core.registration.realm import Resolved
+
+_c = certificate.c
+_USABLE = (_c.status == "valid") & _c.replaced_by_id.is_(None) & (_c.not_after > bindparam("now"))
+_ASKED_BEFORE = Query(
+    select(_c.der, _c.serial)
+    .where(
+        _c.realm_id == bindparam("realm_id"),
+        _c.request_key == bindparam("request_key"),
+        _c.issued_at > bindparam("retry_since"),
+        _USABLE,
+    )
+    .order_by(_c.id.desc())
+    .limit(1)
+)
+_SERVED = Query(
+    select(_c.der, _c.serial).where(_c.realm_id == bindparam("realm_id"), _c.id == bindparam("certificate_id"), _USABLE)
+)
+
+
+def request_key(resolved: Resolved, profile: str, operation: Operation, requester: Requester, csr: ParsedCsr) -> bytes:
+    """What makes two requests the same one: realm and version, profile, operation, credential, key and names."""
+    parts = (
+        str(resolved.realm.id).encode(),
+        str(resolved.realm.version).encode(),
+        profile.encode(),
+        operation.value.encode(),
+        requester.credential,
+        csr.spki_sha256,
+        csr.names_hash,
+    )
+    return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
+
+
+async def asked_before(store: Store, realm_id: int, key: bytes, *, retry_since: int, now: int) -> Issued | None:
+    """The certificate that answered this very request since `retry_since` (both in milliseconds since 1970)."""
+    row = await store.first(_ASKED_BEFORE, realm_id=realm_id, request_key=key, retry_since=retry_since, now=now)
+    return _again(row) if row else None
+
+
+async def served_by(store: Store, requester: Requester, secret: SecretRecord, csr: ParsedCsr, *, now: int) -> Issued:
+    """What a spent secret was spent for; its key and retry window are judged already.
+
+    Raises `NotAuthorized` for other names, `NotAuthenticated` when there is nothing to give any more.
+    """
+    if secret.spent_names != csr.names_hash:
+        raise NotAuthorized("retry_other_names", "The secret was used for other names.")
+    row = await store.first(_SERVED, realm_id=requester.realm_id, certificate_id=secret.certificate_id, now=now)
+    if row is None:
+        raise NotAuthenticated(
+            "secret_spent",
+            "The credentials are not accepted.",
+            detail=f"device {requester.device.name}; its certificate was revoked, replaced or has expired since",
+        )
+    return _again(row)
+
+
+def _again(row: Row) -> Issued:
+    return Issued(row[0], Serial(int(row[1], 16)), again=True)
