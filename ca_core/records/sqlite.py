@@ -168,6 +168,7 @@ class SqliteStore:
             return [self._jobs.popleft() for _ in range(min(_BATCH, len(self._jobs)))]
 
     def _write(self, connection: sqlite3.Connection, lock: int, batch: list[_Job]) -> None:
+        self._at("lock")
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             try:

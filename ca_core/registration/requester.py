@@ -21,14 +21,14 @@ async def authenticate(store: Store, realm: Realm, evidence: Evidence, csr: Pars
     When the certificate proves nothing (expired, foreign), a secret sent along still counts, so that a device that
     missed its renewal can be helped without touching its configuration.
     """
-    if not evidence.chain and not evidence.secret:
+    if not evidence.chain and evidence.secret is None:
         raise NotAuthenticated("credentials_missing", "Credentials are required.")
     unproven: Refusal | None = None
     if evidence.chain:
         try:
             return await _by_certificate(store, realm, evidence, now)
         except (NotAuthenticated, NotAuthorized) as refusal:
-            if not evidence.secret:
+            if evidence.secret is None:
                 raise
             unproven = refusal
     try:
