@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DIR ?= ./enrolld-data
 WORKERS ?= auto
 
-.PHONY: serve test lint format bench lock clean
+.PHONY: serve test long lint format bench lock clean
 
 $(VENV)/.serve: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,6 +24,10 @@ serve: $(VENV)/.serve
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# The same tests with the large counts: tens of thousands of rounds.
+long: lint
+	ENROLLD_LONG=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -1,0 +1,1 @@
+"""What enrolling costs, measured on the running daemon."""

@@ -1,0 +1,119 @@
+"""The load: a process of its own that opens a new mTLS connection for each enrollment.
+
+`python -m bench.load JOB` reads a `Job` as JSON from a file and prints a `Result` as JSON. It is written for little CPU
+(raw sockets, requests made before the clock starts), because client and server share the machine.
+"""
+
+import base64
+import socket
+import ssl
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+
+class Client(msgspec.Struct, frozen=True):
+    """One device: the files of its TLS credential, and its requests as base64 of PKCS#10."""
+
+    chain: str
+    key: str
+    requests: list[str]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What to send where; `threads` connections are open at a time."""
+
+    host: str
+    port: int
+    root: str
+    path: str
+    threads: int
+    clients: list[Client]
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Seconds from first to last, how many were answered 200, and each one's latency in milliseconds."""
+
+    seconds: float
+    issued: int
+    failed: list[str]
+    milliseconds: list[float]
+
+
+def run(job: Job) -> Result:
+    """Send every request, each on a connection of its own."""
+    work: list[tuple[ssl.SSLContext, bytes]] = []
+    contexts = [_context(job, client) for client in job.clients]
+    for number in range(max(len(client.requests) for client in job.clients)):
+        for context, client in zip(contexts, job.clients, strict=True):
+            if number < len(client.requests):
+                work.append((context, _request(job, client.requests[number])))
+    work.reverse()
+    lock = threading.Lock()
+    milliseconds: list[float] = []
+    failed: list[str] = []
+
+    def work_off() -> None:
+        while True:
+            with lock:
+                if not work:
+                    return
+                context, request = work.pop()
+            began = time.perf_counter()
+            try:
+                status = _enroll(job, context, request)
+            except OSError as exc:
+                status = f"{type(exc).__name__}: {exc}"
+            took = (time.perf_counter() - began) * 1000
+            with lock:
+                if status == "200":
+                    milliseconds.append(took)
+                else:
+                    failed.append(status)
+
+    threads = [threading.Thread(target=work_off) for _ in range(job.threads)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return Result(time.perf_counter() - began, len(milliseconds), failed[:5], sorted(milliseconds))
+
+
+def _context(job: Job, client: Client) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=job.root)
+    context.load_cert_chain(client.chain, client.key)
+    return context
+
+
+def _request(job: Job, body: str) -> bytes:
+    payload = base64.b64encode(base64.b64decode(body)) + b"\n"
+    head = (
+        f"POST {job.path} HTTP/1.1\r\nHost: {job.host}\r\nUser-Agent: bench\r\n"
+        f"Content-Type: application/pkcs10\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + payload
+
+
+def _enroll(job: Job, context: ssl.SSLContext, request: bytes) -> str:
+    with (
+        socket.create_connection((job.host, job.port), timeout=60) as raw,
+        context.wrap_socket(raw, server_hostname=job.host) as tls,
+    ):
+        tls.sendall(request)
+        answer = bytearray()
+        while part := tls.recv(65536):
+            answer += part
+    head, _, body = bytes(answer).partition(b"\r\n\r\n")
+    status = head[9:12].decode()
+    if status == "200":
+        return status if body else "200 without a body"
+    return f"{status} {body[:200].decode(errors='replace')}"
+
+
+if __name__ == "__main__":
+    found = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    sys.stdout.write(msgspec.json.encode(run(found)).decode())
