@@ -1,0 +1,1 @@
+"""The daemon: command line, node configuration, listeners, worker processes, publication."""

@@ -1,0 +1,134 @@
+"""EST on aiohttp: from a request's path to an operation, and from an answer to the wire.
+
+`/.well-known/est/<operation>` and `/.well-known/est/<label>/<operation>`, one trailing slash tolerated. The path is
+read from the request line as it was sent and decoded once: whatever is more than two plain segments (dots, encoded
+slashes, empty segments, an absolute URI) is not found, and nothing falls back to another realm.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import web
+
+from ca_core.errors import NotFound, Refusal
+from ca_core.model import Call, TlsPeer
+from ca_core.registration.realm import Resolved
+from est_server.errors import Answer, failure, refusal_answer
+from est_server.handlers import MAX_BODY, NOT_SERVED, OPERATIONS, Core, Exchange, Served
+
+__all__ = ["LOG_FIELDS", "make_app"]
+
+log = logging.getLogger(__name__)
+
+LOG_FIELDS: web.ResponseKey[dict[str, str]] = web.ResponseKey("log_fields", dict)
+"""What each response carries for the access log: `event.code` of a refusal, `enrolld.realm`."""
+
+# "The EST server MUST support the use of the path-prefix of "/.well-known/" as defined in [RFC5785] and the registered
+# name of "est"." -- RFC 7030 3.2.2
+PREFIX = "/.well-known/est/"
+
+
+def make_app(
+    core: Core, *, peer: Callable[[web.Request], TlsPeer | None], new_request_id: Callable[[], str]
+) -> web.Application:
+    """An application that serves EST and answers 404 to everything else, alone or mounted at `/.well-known/est`.
+
+    `peer` is the other end of the request's TLS connection, None when there is no TLS; `new_request_id` makes the id
+    that stands in the answer and in every record of the request.
+    """
+    app = web.Application(client_max_size=MAX_BODY)
+    app.router.add_route("*", "/{path:.*}", _Endpoint(core, peer, new_request_id).serve)
+    return app
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    core: Core
+    peer: Callable[[web.Request], TlsPeer | None]
+    new_request_id: Callable[[], str]
+
+    async def serve(self, request: web.Request) -> web.Response:
+        """Answer one request, whatever happens."""
+        request_id = self.new_request_id()
+        tls = self.peer(request)
+        label, operation = _read_path(request.raw_path)
+        call = Call(
+            request_id=request_id,
+            protocol="est",
+            operation=operation if operation in OPERATIONS or operation in NOT_SERVED else "unknown",
+            source=request.remote or "",
+            tls_version=tls.version if tls else None,
+        )
+        resolved: Resolved | None = None
+        allow = ""
+        try:
+            served = _find(operation)
+            if tls is None:
+                # "HTTPS MUST be used." -- RFC 7030 3.3
+                raise NotFound("operation_not_served", "EST is served over HTTPS only.")
+            resolved = await self.core.realms.resolve("est", label, tls.server_name)
+            if request.method not in served.methods:
+                allow = ", ".join(served.methods)
+                raise NotFound("method_not_allowed", f"This operation takes {served.methods[0]} only.")
+            wrap = "User-Agent" in request.headers  # strongSwan, which needs one line, sends none
+            answer = await served.handle(Exchange(request, self.core, resolved, tls, call, wrap))
+        except Refusal as refusal:
+            self.core.registration.refused(refusal, call, resolved)
+            answer = refusal_answer(refusal, request_id, realm=resolved.realm.name if resolved else None, allow=allow)
+        except Exception as error:
+            log.exception("request failed", extra={"ecs": {"enrolld.request_id": request_id}})
+            answer = failure(error, request_id)
+        response = _response(answer, request_id)
+        fields = {"event.code": answer.code, "enrolld.realm": resolved.realm.name if resolved else ""}
+        response[LOG_FIELDS] = {name: value for name, value in fields.items() if value}
+        return response
+
+
+def _find(operation: str) -> Served:
+    if operation in NOT_SERVED:
+        raise NotFound("operation_not_served", "This optional operation is not served.")
+    if (served := OPERATIONS.get(operation)) is None:
+        raise NotFound("operation_unknown", "No such EST operation.")
+    return served
+
+
+def _read_path(target: str) -> tuple[str | None, str]:
+    """Label (None without any) and operation in a request target; the operation is empty when it is no EST path."""
+    path = target.partition("?")[0]
+    if not path.startswith(PREFIX):
+        return None, ""
+    segments = [_decode(segment) for segment in path.removeprefix(PREFIX).removesuffix("/").split("/")]
+    # "An EST server MAY provide service for multiple CAs as indicated by an OPTIONAL additional path segment between
+    # the registered application name and the operation path." -- RFC 7030 3.2.2
+    if len(segments) == 1 and segments[0]:
+        return None, segments[0]
+    if len(segments) == 2 and segments[0] and segments[1]:
+        return segments[0], segments[1]
+    return None, ""
+
+
+def _decode(segment: str) -> str:
+    """The segment decoded once; empty when it means something to the path (a slash, dots) or is not UTF-8."""
+    try:
+        text = unquote_to_bytes(segment).decode()
+    except UnicodeError:
+        return ""
+    return "" if "/" in text or text in (".", "..") else text
+
+
+def _response(answer: Answer, request_id: str) -> web.Response:
+    """The answer as every known client can read it.
+
+    Names in title case (libest compares them so), an exact Content-Length, no chunks, and a head far under the 1,000
+    bytes that strongSwan and others hold.
+    """
+    headers = {"Server": "enrolld", "X-Request-Id": request_id}
+    if answer.content_type is not None:
+        headers["Content-Type"] = answer.content_type
+    if answer.base64:
+        # Without it, BouncyCastle and est-client-python take the base64 for DER, although RFC 8951 has removed it.
+        headers["Content-Transfer-Encoding"] = "base64"
+    headers.update(answer.headers)
+    return web.Response(status=answer.status, body=answer.body or None, headers=headers)
