@@ -55,11 +55,13 @@ class Refusal(CoreError):
     """The requester's fault.
 
     `code` is one of `CODES`; `message` is one true sentence that the peer may read and that never quotes what the peer
-    sent unescaped; `detail` is for the operator alone (log, attempts, audit).
+    sent unescaped; `detail` is for the operator alone (log, attempts, audit). `device` is the (id, name) of the device
+    whose credential was shown, where that is beyond doubt although the credential is not accepted (spent, revoked).
     """
 
-    def __init__(self, code: str, message: str, *, detail: str = "") -> None:
+    def __init__(self, code: str, message: str, *, detail: str = "", device: tuple[int, str] | None = None) -> None:
         super().__init__(message)
+        self.device = device
         self.remedy = CODES[code]
         self.code = code
         self.message = message

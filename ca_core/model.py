@@ -35,7 +35,7 @@ __all__ = [
 
 Serial = NewType("Serial", int)
 Clock = Callable[[], dt.datetime]
-Protocol = Literal["est", "scep"]
+Protocol = Literal["est", "scep", "http"]
 
 
 def format_serial(serial: int) -> str:
@@ -86,7 +86,8 @@ class TlsPeer:
 class Call:
     """One request as the operator sees it: `request_id` stands in the log, the audit event, the attempt and the answer.
 
-    `operation` is the wire's own word (simpleenroll, PKCSReq); `source` the peer's IP address as text.
+    `operation` is the wire's own word (simpleenroll, PKCSReq), `protocol` is http for what never became a request of
+    EST or SCEP; `source` the peer's IP address as text.
     """
 
     request_id: str

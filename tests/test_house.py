@@ -1,6 +1,7 @@
 """The plan of the house: who imports whom, and where a library may appear."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,3 +80,16 @@ def test_nobody_asks_the_clock_but_the_edge() -> None:
 
 def test_every_package_says_that_it_is_typed() -> None:
     assert [package for package in PACKAGES if not (HOUSE / package / "py.typed").is_file()] == []
+
+
+def test_every_reason_of_the_transport_is_a_code_that_can_be_explained() -> None:
+    from ca_core.codes import CODES
+    from enrolld.http_refusal import _PARSER_REFUSALS, OWN_WORDS
+    from enrolld.tls import StreamReason
+
+    reasons = {reason.value for reason in StreamReason}
+    reasons |= {reason for reason, _ in OWN_WORDS.values()} | {row[3] for row in _PARSER_REFUSALS}
+    sources = "".join((HOUSE / "enrolld" / f"http_{part}.py").read_text() for part in ("connection", "refusal"))
+    reasons |= set(re.findall(r'HttpRefusedError\(\s*\d{3},\s*"(http_\w+)"', sources))
+    assert len(reasons) > 25
+    assert reasons - set(CODES) == set()

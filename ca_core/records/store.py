@@ -11,7 +11,7 @@ from ca_core.records.query import Query, Row, Value
 from ca_core.records.unit import Unit
 
 Hook = Callable[[str], None]
-"""Called with the name of a step (`read`, `submit`, `lock`, `begin`, `guard`, `commit`, `durable`); tests interfere there."""
+"""Called with the name of a step (read, submit, lock, begin, guard, commit, durable); tests interfere there."""
 
 
 class Store(Protocol):

@@ -47,10 +47,11 @@ def record(row: Row) -> DeviceRecord:
 
 def require_active(found: DeviceRecord) -> None:
     """Raise `NotAuthorized` unless the device may have certificates now."""
+    who = (found.id, found.name)
     match found.state:
         case DeviceState.SUSPENDED:
-            raise NotAuthorized("device_suspended", "The device is suspended.")
+            raise NotAuthorized("device_suspended", "The device is suspended.", device=who)
         case DeviceState.RETIRED:
-            raise NotAuthorized("device_retired", "The device is retired.")
+            raise NotAuthorized("device_retired", "The device is retired.", device=who)
         case DeviceState.EXPECTED | DeviceState.ACTIVE:
             return

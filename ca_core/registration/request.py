@@ -116,23 +116,24 @@ class Registration:
         """Record a refusal, behind the answer. Only one of a requester who proved who it is reaches the audit trail."""
         at = to_ms(self._clock())
         realm = resolved.realm if resolved else None
+        who = (requester.device.id, requester.device.name) if requester else refusal.device
         row = attempt_row(
             call,
             at,
             realm_id=realm.id if realm else None,
-            device_id=requester.device.id if requester else None,
+            device_id=who[0] if who else None,
             outcome="refused",
             refusal=refusal,
             key=csr.key if csr else None,
             signature_hash=csr.signature_hash if csr else None,
         )
-        if requester is None or realm is None:
+        if who is None or realm is None:
             self._attempts.unknown(row, at)
             return
         insert, params, prune = self._attempts.of_device(row)
         events: tuple[AuditEvent, ...] = ()
-        if self._is_news(requester.device.id, refusal.code):
-            events = (_refused_event(refusal, call, realm.name, requester),)
+        if self._is_news(who[0], refusal.code):
+            events = (_refused_event(refusal, call, realm.name, who[1], requester),)
         self._store.submit(Unit(Guard(insert, params), at, (prune,), events))
 
     async def _decide(
@@ -212,17 +213,17 @@ class Registration:
         return True
 
 
-def _refused_event(refusal: Refusal, call: Call, realm: str, requester: Requester) -> AuditEvent:
+def _refused_event(refusal: Refusal, call: Call, realm: str, device: str, requester: Requester | None) -> AuditEvent:
     return AuditEvent(
         "request.refused",
-        f"device:{requester.device.name}",
+        f"device:{device}",
         realm=realm,
-        device=requester.device.name,
+        device=device,
         request_id=call.request_id,
         details={
             "code": refusal.code,
             "detail": refusal.detail,
-            "means": requester.means.value,
+            "means": requester.means.value if requester else None,
             "operation": call.operation,
             "source": call.source,
         },

@@ -67,6 +67,7 @@ async def served_by(store: Store, requester: Requester, secret: SecretRecord, cs
             "secret_spent",
             "The credentials are not accepted.",
             detail=f"device {requester.device.name}; its certificate was revoked, replaced or has expired since",
+            device=(requester.device.id, requester.device.name),
         )
     return _again(row)
 

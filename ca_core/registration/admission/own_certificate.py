@@ -63,23 +63,31 @@ async def find_own_certificate(
     return record(row), own
 
 
-def judge_own_certificate(realm: Realm, own: OwnCertificate, now: dt.datetime) -> None:
+def judge_own_certificate(realm: Realm, device: DeviceRecord, own: OwnCertificate, now: dt.datetime) -> None:
     """Raise `NotAuthenticated` unless the certificate proves its device now."""
     named = f"certificate {own.serial:x}"
+    who = (device.id, device.name)
     if not realm.document.admission.own_certificate:
-        raise NotAuthenticated("certificate_unknown", "The client certificate is not accepted here.", detail=named)
+        raise NotAuthenticated(
+            "certificate_unknown", "The client certificate is not accepted here.", detail=named, device=who
+        )
     if own.status != "valid":
-        raise NotAuthenticated("certificate_revoked", "The client certificate is revoked.", detail=named)
+        raise NotAuthenticated("certificate_revoked", "The client certificate is revoked.", detail=named, device=who)
     if now < own.not_before:
-        raise NotAuthenticated("certificate_not_yet_valid", "The client certificate is not valid yet.", detail=named)
+        raise NotAuthenticated(
+            "certificate_not_yet_valid", "The client certificate is not valid yet.", detail=named, device=who
+        )
     if now > own.not_after:
         raise NotAuthenticated(
-            "certificate_expired", "The client certificate has expired.", detail=f"{named}, {rfc3339(own.not_after)}"
+            "certificate_expired",
+            "The client certificate has expired.",
+            detail=f"{named}, {rfc3339(own.not_after)}",
+            device=who,
         )
     usage = _extended_key_usage(own.der)
     if usage is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
         raise NotAuthenticated(
-            "certificate_not_for_clients", "The client certificate is not made for clients.", detail=named
+            "certificate_not_for_clients", "The client certificate is not made for clients.", detail=named, device=who
         )
 
 

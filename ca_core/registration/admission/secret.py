@@ -79,8 +79,9 @@ async def admit_by_secret(
     named = f"device {found.name}"
     if not matches:
         raise NotAuthenticated("secret_wrong", _MESSAGE, detail=named)
+    who = (found.id, found.name)  # whoever has the whole secret got it from the operator
     if evidence.username and evidence.username != username_of(found.name):
-        raise NotAuthenticated("secret_other_user", _MESSAGE, detail=named)
+        raise NotAuthenticated("secret_other_user", _MESSAGE, detail=named, device=who)
     secret = SecretRecord(
         id=row[WIDTH],
         hash=stored,
@@ -92,14 +93,18 @@ async def admit_by_secret(
         voided_at=from_ms(row[WIDTH + 7]) if row[WIDTH + 7] is not None else None,
     )
     if secret.voided_at is not None:
-        raise NotAuthenticated("secret_void", _MESSAGE, detail=f"{named}, replaced {rfc3339(secret.voided_at)}")
+        raise NotAuthenticated(
+            "secret_void", _MESSAGE, detail=f"{named}, replaced {rfc3339(secret.voided_at)}", device=who
+        )
     if secret.spent_at is not None:
         same_key = hmac.compare_digest(secret.spent_key or b"", csr.spki_sha256)
         if not same_key or now >= secret.spent_at + realm.document.retry:
             served = (secret.spent_key or b"").hex()[:16]
             raise NotAuthenticated(
-                "secret_spent", _MESSAGE, detail=f"{named}, used {rfc3339(secret.spent_at)} by key {served}"
+                "secret_spent", _MESSAGE, detail=f"{named}, used {rfc3339(secret.spent_at)} by key {served}", device=who
             )
     elif now >= secret.expires_at:
-        raise NotAuthenticated("secret_expired", _MESSAGE, detail=f"{named}, expired {rfc3339(secret.expires_at)}")
+        raise NotAuthenticated(
+            "secret_expired", _MESSAGE, detail=f"{named}, expired {rfc3339(secret.expires_at)}", device=who
+        )
     return found, secret

@@ -1,0 +1,93 @@
+"""What has to be done now and then: CRLs that are due, server certificates that end.
+
+Every worker looks; the one that holds the lease in the store does it. All of them reread what another may have renewed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ca_core.core import Core
+
+__all__ = ["Chores"]
+
+_LOG = logging.getLogger(__name__)
+
+_EVERY = 0.25
+_CRLS_EVERY = 1.0
+_LEASE_SECONDS = 10
+_HOLD_EVERY = 6.0  # each time is a durable commit
+_ASK_EVERY = 3.0
+_CERTIFICATES_EVERY = 5.0
+_EAGER_SECONDS = 5.0  # after a realm has changed, which may have given it a host
+_SAME_COMPLAINT_EVERY = 60.0
+
+
+class Chores:
+    """Runs beside the listeners of a worker."""
+
+    def __init__(self, core: "Core", names: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._core = core
+        self._names = names
+        self._clock = clock
+        self._holds = False
+        self._versions: set[tuple[int, int]] = set()
+        self._eager_until = 0.0
+        self._done_at: dict[str, float] = {}
+        self._complained_at: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self.round()
+            await asyncio.sleep(_EVERY)
+
+    async def round(self) -> None:
+        """Do what is due now."""
+        if self._due("lease", _HOLD_EVERY if self._holds else _ASK_EVERY):
+            self._holds = bool(await self._try("hold the lease", self._hold))
+        if self._holds and self._due("crls", _CRLS_EVERY):
+            await self._try("publish CRLs", self._publish)
+        await self._try("look at the realms", self._watch)
+        if self._due("certificates", 0.0 if self._clock() < self._eager_until else _CERTIFICATES_EVERY):
+            # Whoever makes them shows them as well; the others reread.
+            await self._try("renew the server certificates", self._renew if self._holds else self._reread)
+
+    async def _hold(self) -> bool:
+        return await self._core.leases.hold("chores", _LEASE_SECONDS)
+
+    async def _publish(self) -> None:
+        for row in await self._core.crls.publish(only_due=True):
+            _LOG.info("CRL %d of %s is published, with %d entries", row.number, row.issuer, row.entries)
+
+    async def _watch(self) -> None:
+        versions = {(realm.id, realm.version) for realm in (await self._core.realms.current()).values()}
+        if versions != self._versions:
+            self._versions = versions
+            self._eager_until = self._clock() + _EAGER_SECONDS
+
+    async def _renew(self) -> None:
+        await self._core.server_certificates.ensure(self._names)
+
+    async def _reread(self) -> None:
+        await self._core.server_certificates.refresh()
+
+    async def _try(self, what: str, chore: Callable[[], Awaitable[object]]) -> object:
+        try:
+            return await chore()
+        except Exception:  # noqa: BLE001  # whatever fails here must stop neither the listeners nor the other chores
+            now = self._clock()
+            if now - self._complained_at.get(what, -_SAME_COMPLAINT_EVERY) >= _SAME_COMPLAINT_EVERY:
+                self._complained_at[what] = now
+                _LOG.exception("can't %s", what)
+            return None
+
+    def _due(self, chore: str, every: float) -> bool:
+        now = self._clock()
+        if now - self._done_at.get(chore, -every) < every:
+            return False
+        self._done_at[chore] = now
+        return True

@@ -1,0 +1,167 @@
+"""`enrolld serve`, `init`, `check` and `status`: this node."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ca_core.errors import OperatorError
+from enrolld.cli import crl, output
+from enrolld.cli.frame import CommandWithGlobals, Session, check_owner, pass_session, program, store_exists
+from enrolld.config import Node, unknown_variables
+
+if TYPE_CHECKING:
+    from ca_core.core import Core
+    from enrolld.daemon import Started
+
+F = TypeVar("F", bound=Callable[..., Any])
+_FINDINGS = 3
+
+
+def names(command: F) -> F:
+    """`--name`."""
+    text = "A name that clients use; repeatable, the first stands in issued certificates."
+    return click.option("--name", "names", multiple=True, metavar="NAME", help=text)(command)
+
+
+@click.command(cls=CommandWithGlobals)
+@click.option("--init", is_flag=True, help="Make the CA if there is none.")
+@click.option("--https", multiple=True, metavar="ADDR:PORT|off", help="Where EST is served [:8443]; repeatable.")
+@click.option("--http", multiple=True, metavar="ADDR:PORT|off", help="Where CRLs are served [:8080]; repeatable.")
+@click.option("--admin", multiple=True, metavar="ADDR:PORT|off", help="Where health is served [127.0.0.1:8081].")
+@names
+@click.option("--workers", type=int, metavar="N", help="How many worker processes [1].")
+@pass_session
+def serve(session: Session, /, init: bool, **flags: Any) -> None:
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
+    node = session.node(**flags)
+    check_owner(node.dir)
+    if not (init or node.dir_named or store_exists(node)):
+        raise OperatorError(
+            "no_store",
+            f"There is no CA in {node.dir}, and nobody named this directory.",
+            f"Name the right one with --dir, or make a new CA here: {program()} serve --init",
+        )
+
+    from enrolld import announcement, daemon
+
+    def announce(started: "Started") -> None:
+        if session.json:
+            output.emit_json(started.state)
+        else:
+            output.raw(announcement.text(started, str(node.dir), lambda rest: _anywhere(node, rest)))
+        sys.stdout.flush()
+
+    daemon.serve(node, announce)
+
+
+@click.command(cls=CommandWithGlobals)
+@names
+@pass_session
+def init(session: Session, /, **flags: Any) -> None:
+    """Make the directory, its unlock key, the CA and the default realm."""
+    node = session.node(**flags)
+    check_owner(node.dir)
+
+    from enrolld import announcement, daemon, unlock
+
+    made = daemon.make(node)
+    if session.json:
+        output.emit_json(made)
+        return
+    output.details(
+        [
+            ("directory", made.dir),
+            ("realm", made.realm),
+            ("its root, SHA-256", announcement.colons(made.ca_fingerprint_sha256)),
+            ("names", made.names or "none yet: issued certificates end after 7 days"),
+            ("URLs in certificates", made.public_url),
+        ]
+    )
+    if made.unlock_key is not None:
+        output.words(unlock.NOTICE.format(path=made.unlock_key, credential=unlock.CREDENTIAL))
+    session.next("Now run it:", "serve")
+
+
+@click.command(cls=CommandWithGlobals)
+@pass_session
+def check(session: Session) -> int:
+    """Find what would not work, and say how to mend it; exit status 3 when there is something."""
+    node = session.node()
+    findings = [output.plain(finding) for finding in session.run(lambda core: core.check(node.names), key=None)]
+    findings += _own_findings(node)
+    found = any(finding["severity"] in ("error", "warning") for finding in findings)
+    if session.json:
+        output.emit_json({"ok": not found, "findings": findings})
+    else:
+        for finding in findings:
+            output.raw(f"{finding['severity']}: {output.printable(finding['message'])}")
+            if finding["remedy"]:
+                output.raw(f"  {output.printable(finding['remedy'])}")
+        if not found:
+            output.raw("Nothing to mend.")
+    return _FINDINGS if found else 0
+
+
+@click.command(cls=CommandWithGlobals)
+@pass_session
+def status(session: Session) -> None:
+    """Show whether the daemon runs, and what the store holds."""
+    from enrolld import running
+
+    node = session.node()
+
+    async def body(core: "Core") -> object:
+        return await core.status()
+
+    values = output.plain(session.run(body))
+    state = running.find(node.dir)
+    if session.json:
+        output.emit_json({"dir": str(node.dir), "running": state is not None, "serve": state, **values})
+        return
+    pairs: list[tuple[str, object]] = [("directory", str(node.dir)), ("running", state is not None)]
+    if state is not None:
+        pairs += [("process", state.pid), ("https", state.https), ("http", state.http), ("admin", state.admin)]
+    pairs += [(name.replace("_", " "), values[name]) for name in ("version", "store", "public_url")]
+    output.details(pairs)
+    counts: list[output.Column] = [
+        ("realm", "realm"),
+        ("devices", lambda row: _counts(row["devices"])),
+        ("certificates", lambda row: _counts(row["certificates"])),
+    ]
+    for rows, columns in ((values["realms"], counts), (values["crls"], crl.COLUMNS)):
+        output.raw("")
+        output.table(rows if isinstance(rows, list) else [], columns)
+    if state is None:
+        session.next("To run it:", "serve")
+
+
+def _own_findings(node: Node) -> list[dict[str, object]]:
+    """What concerns this node alone, and not the core."""
+    findings: list[dict[str, object]] = []
+    for variable, nearest in unknown_variables(os.environ):
+        hint = f"Did you mean {nearest}?" if nearest else "Unset it."
+        findings.append(_finding("warning", "variable_unknown", f"{variable} is set, and means nothing here.", hint))
+    if (mode := node.dir.stat().st_mode & 0o077) != 0:
+        message = f"{node.dir} is open to other users (mode {mode:03o} too many)."
+        findings.append(_finding("error", "directory_open", message, f"chmod 700 {shlex.quote(str(node.dir))}"))
+    return findings
+
+
+def _finding(severity: str, code: str, message: str, remedy: str) -> dict[str, object]:
+    return {"severity": severity, "code": code, "message": message, "remedy": remedy}
+
+
+def _counts(value: object) -> object:
+    return [f"{count} {state}" for state, count in value.items() if count] if isinstance(value, dict) else value
+
+
+def _anywhere(node: Node, rest: str) -> str:
+    """A command line that names the directory, however it was found, for another terminal."""
+    parts = [program(), "--dir", str(node.dir)]
+    if not node.store_url.endswith(str(node.dir / "enrolld.db")) and "@" not in node.store_url:
+        parts += ["--store", node.store_url]
+    return f"{shlex.join(parts)} {rest}"

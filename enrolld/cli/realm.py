@@ -1,0 +1,127 @@
+"""`enrolld realm`: device lines, each with its own root and rules."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from ca_core.errors import OperatorError
+from enrolld.cli import options, output
+from enrolld.cli.frame import GroupWithGlobals, Session, listing, page, pass_session
+
+if TYPE_CHECKING:
+    from ca_core.core import Core
+
+COLUMNS: list[output.Column] = [
+    ("realm", "realm"),
+    ("state", "state"),
+    ("version", "version"),
+    ("hosts", "hosts"),
+    ("profiles", "profiles"),
+    ("public URL", "public_url"),
+]
+
+
+_PATIENCE = 5.0
+_POLL = 0.05
+
+
+@click.group(cls=GroupWithGlobals)
+def realm() -> None:
+    """Device lines."""
+
+
+@realm.command()
+@click.argument("name")
+@click.option("--host", "hosts", multiple=True, metavar="HOST", help="A host name that serves this realm alone.")
+@click.option("--public-url", metavar="URL", help="The base of the URLs in its certificates.")
+@pass_session
+def add(session: Session, name: str, hosts: tuple[str, ...], public_url: str | None) -> None:
+    """Make a realm with its own root, issuing CAs and profiles."""
+
+    async def body(core: "Core") -> object:
+        row = await core.realms.add(name, hosts=hosts, public_url=public_url, actor=session.actor)
+        await _until_served(session, core, row.hosts)
+        return row
+
+    _show(session, session.run(body, key=True))
+    session.next("Now its devices, each with a secret or a factory identity:", f"device add NAME --realm {name}")
+
+
+@realm.command("list")
+@options.paging
+@pass_session
+def list_(session: Session, limit: int, after: str | None) -> None:
+    """List realms."""
+
+    async def fetch(core: "Core", count: int, position: str | None) -> Sequence[object]:
+        return page(await core.realms.list(), count, position)
+
+    listing(session, COLUMNS, fetch, limit=limit, after=after, empty="No realms.")
+
+
+@realm.command()
+@click.argument("name")
+@pass_session
+def show(session: Session, name: str) -> None:
+    """Show one realm; 'realm export' prints its whole document."""
+    _show(session, session.run(lambda core: core.realms.show(name)))
+
+
+@realm.command()
+@click.argument("name")
+@pass_session
+def export(session: Session, name: str) -> None:
+    """Print a realm's document, as 'realm apply' takes it."""
+    text = session.run(lambda core: core.realms.export(name))
+    if session.json:
+        output.emit_json({"realm": name, "document": text})
+    else:
+        output.raw(text)
+
+
+@realm.command()
+@click.argument("file", type=click.File("rb"))
+@pass_session
+def apply(session: Session, file: BinaryIO) -> None:
+    """Give a realm a new version from the document in FILE ('-' is standard input); all of it or nothing."""
+    try:
+        text = file.read(1 << 20).decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise OperatorError("document_invalid", "The document is not UTF-8.", "Write it as TOML in UTF-8.") from exc
+
+    async def body(core: "Core") -> object:
+        row = await core.realms.apply(text, actor=session.actor)
+        await _until_served(session, core, row.hosts)
+        return row
+
+    _show(session, session.run(body, key=None))
+
+
+async def _until_served(session: Session, core: "Core", hosts: Sequence[str]) -> None:
+    """Wait for a running daemon to make the certificates of the realm's hosts: the next command may need them."""
+    import asyncio
+
+    from enrolld import running
+
+    if not hosts or core.config.unlock_key is None or running.find(session.node().dir) is None:
+        return
+    until = time.monotonic() + _PATIENCE
+    while True:
+        await core.server_certificates.refresh()
+        late = set(hosts) - set(core.server_certificates.all())
+        if not late:
+            return
+        if time.monotonic() > until:
+            output.words(f"The daemon has not made the certificate of {', '.join(sorted(late))} yet; its log says why.")
+            return
+        await asyncio.sleep(_POLL)
+
+
+def _show(session: Session, row: object) -> None:
+    values = output.plain(row)
+    if session.json:
+        output.emit_json(values)
+    else:
+        output.details((header, values.get(str(key))) for header, key in COLUMNS)

@@ -1,0 +1,346 @@
+"""What is this node's own: its directory, names, listeners, store, unlock key, workers and log.
+
+Each value comes from the first of: a flag, a variable `ENROLLD_*`, `enrolld.toml` in the directory, the default. All
+faults of all sources are told at once, each with the path of its key. Realms, profiles and trust anchors are not here:
+they are documents in the store, the same on every node.
+"""
+
+import difflib
+import ipaddress
+import os
+import re
+import socket
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, cast
+
+import msgspec
+
+from ca_core.errors import OperatorError
+from enrolld.sockets import Address
+
+__all__ = [
+    "FILE_NAME",
+    "VARIABLES",
+    "Flags",
+    "LogSettings",
+    "Node",
+    "node_directory",
+    "starting_file",
+    "unknown_variables",
+]
+
+FILE_NAME = "enrolld.toml"
+OFF = "off"
+LogFormat = Literal["auto", "json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "ENROLLD_NAMES": ("names",),
+    "ENROLLD_WORKERS": ("workers",),
+    "ENROLLD_HTTPS": ("listen", "https"),
+    "ENROLLD_HTTP": ("listen", "http"),
+    "ENROLLD_ADMIN": ("listen", "admin"),
+    "ENROLLD_STORE": ("store", "url"),
+    "ENROLLD_UNLOCK_FILE": ("unlock", "file"),
+    "ENROLLD_LOG_FORMAT": ("log", "format"),
+    "ENROLLD_LOG_LEVEL": ("log", "level"),
+}
+"""The variable that stands for each key of the file; lists are separated by commas."""
+
+OTHER_VARIABLES = ("ENROLLD_DIR", "ENROLLD_DEBUG")
+
+
+class ListenSection(msgspec.Struct, forbid_unknown_fields=True):
+    """`[listen]`: ADDR:PORT, a list of them, or "off"."""
+
+    https: str | list[str] = ":8443"
+    http: str | list[str] = ":8080"
+    admin: str | list[str] = "127.0.0.1:8081"
+
+
+class StoreSection(msgspec.Struct, forbid_unknown_fields=True):
+    """`[store]`."""
+
+    url: str | None = None
+
+
+class UnlockSection(msgspec.Struct, forbid_unknown_fields=True):
+    """`[unlock]`."""
+
+    file: str | None = None
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[log]`: `auto` is text on a terminal, JSON elsewhere."""
+
+    format: LogFormat = "auto"
+    level: LogLevel = "info"
+
+
+class NodeFile(msgspec.Struct, forbid_unknown_fields=True):
+    """`enrolld.toml` as written."""
+
+    names: list[str] = []
+    workers: int = 1
+    listen: ListenSection = msgspec.field(default_factory=ListenSection)
+    store: StoreSection = msgspec.field(default_factory=StoreSection)
+    unlock: UnlockSection = msgspec.field(default_factory=UnlockSection)
+    log: LogSettings = msgspec.field(default_factory=LogSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line gave; None where it was silent."""
+
+    dir: str | None = None
+    store: str | None = None
+    names: Sequence[str] = ()
+    https: Sequence[str] = ()
+    http: Sequence[str] = ()
+    admin: Sequence[str] = ()
+    workers: int | None = None
+
+
+class Node(msgspec.Struct, frozen=True):
+    """This node's configuration, all of it checked. `dir_named` is False when the directory is only the default."""
+
+    dir: Path
+    dir_named: bool
+    names: tuple[str, ...]
+    https: tuple[Address, ...]
+    http: tuple[Address, ...]
+    admin: tuple[Address, ...]
+    workers: int
+    store_url: str
+    unlock_file: Path | None
+    log: LogSettings
+
+    @classmethod
+    def load(cls, flags: Flags, environ: Mapping[str, str]) -> Self:
+        """Read and check every source. Raises OperatorError with every fault found."""
+        directory, named = node_directory(flags, environ)
+        unreadable: list[str] = []
+        own: list[str] = []
+        tree = _read_file(directory / FILE_NAME, unreadable)
+        _overlay(tree, flags, environ)
+        content = cast(NodeFile, _convert(tree, NodeFile, (), own))
+        names = tuple(_checked_name(name, own) for name in content.names)
+        listeners = [_addresses(kind, getattr(content.listen, kind), own) for kind in ("https", "http", "admin")]
+        if not any(listeners) and not own:
+            own.append("listen: every listener is off, so that there is nothing to serve")
+        if not 1 <= content.workers <= 128:
+            own.append(f"workers: expected 1 to 128, got {content.workers}")
+        url = content.store.url or f"sqlite:///{directory / 'enrolld.db'}"
+        if not url.startswith(("sqlite:///", "postgresql://")):
+            own.append("store.url: expected sqlite:///PATH or postgresql://...")
+        if faults := unreadable + [_with_origin(fault, flags, environ) for fault in own]:
+            raise OperatorError(
+                "config_invalid",
+                "\n".join(faults),
+                f"Correct what is named; {directory / FILE_NAME} holds this node's settings.",
+            )
+        return cls(
+            dir=directory,
+            dir_named=named,
+            names=names,
+            https=listeners[0],
+            http=listeners[1],
+            admin=listeners[2],
+            workers=content.workers,
+            store_url=url,
+            unlock_file=_unlock_file(content.unlock.file, directory, environ),
+            log=content.log,
+        )
+
+    @property
+    def demo(self) -> bool:
+        """Without names nobody elsewhere can rely on this server: it issues for a few days only."""
+        return not self.names
+
+    def server_names(self) -> tuple[str, ...]:
+        """What the server certificate of the shared host covers."""
+        if self.names:
+            return self.names
+        own = socket.gethostname().lower()
+        return ("localhost", "127.0.0.1", "::1") + ((own,) if _is_host_name(own) and own != "localhost" else ())
+
+    def public_url(self, http_port: int | None) -> str:
+        """The base of the URLs that certificates carry (CDP, AIA, OCSP); `http_port` is the port really bound."""
+        name = self.names[0] if self.names else "localhost"
+        host = f"[{name}]" if ":" in name else name
+        return f"http://{host}" if http_port in (None, 80) else f"http://{host}:{http_port}"
+
+
+def node_directory(flags: Flags, environ: Mapping[str, str]) -> tuple[Path, bool]:
+    """The node's directory, and whether somebody named it."""
+    if flags.dir is not None:
+        return Path(flags.dir).absolute(), True
+    if environ.get("ENROLLD_DIR"):
+        return Path(environ["ENROLLD_DIR"]).absolute(), True
+    return Path("enrolld-data").absolute(), False
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """ENROLLD_* variables that mean nothing, each with the nearest that does.
+
+    They are findings, not errors: an orchestrator puts its own next to ours (Kubernetes: ENROLLD_SERVICE_HOST).
+    """
+    known = [*VARIABLES, *OTHER_VARIABLES]
+    unknown = sorted(name for name in environ if name.startswith("ENROLLD_") and name not in known)
+    return [(name, "".join(difflib.get_close_matches(name, known, 1, 0.8))) for name in unknown]
+
+
+def starting_file(names: Sequence[str]) -> str:
+    """The `enrolld.toml` that `init` writes: every key with its default, so that nobody has to look them up."""
+    given = ", ".join(f'"{name}"' for name in names)
+    return f"""\
+# This node's settings. Realms, profiles and trust anchors are in the store: `enrolld realm export default`.
+# A flag goes before a variable (ENROLLD_NAMES, ENROLLD_HTTPS, ...), which goes before this file.
+
+# The names that clients use; the first stands in the URLs of issued certificates. Without names: a 7-day demo.
+names = [{given}]
+# workers = 1
+
+[listen]                    # ADDR:PORT, a list of them, or "off"; ":8443" is every address, IPv4 and IPv6
+# https = ":8443"           # EST
+# http = ":8080"            # CRLs and CA certificates
+# admin = "127.0.0.1:8081"  # /healthz and /readyz
+
+[store]
+# url = "sqlite:///PATH"    # enrolld.db beside this file
+
+[unlock]
+# file = "keys/unlock"      # opens the CA keys; better a systemd credential named enrolld-unlock
+
+[log]
+# format = "auto"           # text on a terminal, else json
+# level = "info"
+"""
+
+
+def _read_file(path: Path, faults: list[str]) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        faults.append(f"{FILE_NAME}: not TOML: {exc}")
+    except OSError as exc:
+        faults.append(f"{FILE_NAME}: can't be read: {exc.strerror}")
+    return {}
+
+
+def _overlay(tree: dict[str, object], flags: Flags, environ: Mapping[str, str]) -> None:
+    """Put variables, then flags, over what the file says."""
+    for variable, path in VARIABLES.items():
+        if text := environ.get(variable, ""):
+            many = path[0] in ("names", "listen")
+            value: object = [part.strip() for part in text.split(",") if part.strip()] if many else text
+            _put(tree, path, int(text) if path == ("workers",) and text.isdecimal() else value)
+    given: dict[tuple[str, ...], object] = {
+        ("names",): list(flags.names),
+        ("workers",): flags.workers,
+        ("listen", "https"): list(flags.https),
+        ("listen", "http"): list(flags.http),
+        ("listen", "admin"): list(flags.admin),
+        ("store", "url"): flags.store,
+    }
+    for path, value in given.items():
+        if value not in (None, []):
+            _put(tree, path, value)
+
+
+def _put(tree: dict[str, object], path: tuple[str, ...], value: object) -> None:
+    if len(path) == 1:
+        tree[path[0]] = value
+        return
+    section = tree.setdefault(path[0], {})
+    if isinstance(section, dict):  # otherwise the file is at fault, and said to be
+        section[path[1]] = value
+
+
+def _convert(value: object, kind: type[msgspec.Struct], path: tuple[str, ...], faults: list[str]) -> object:
+    """A table as its Struct; faults are collected, and what is at fault keeps its default."""
+    if not isinstance(value, dict):
+        faults.append(f"{'.'.join(path)}: expected a table [{'.'.join(path)}]")
+        return kind()
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    good: dict[str, object] = {}
+    for key, item in value.items():
+        where = (*path, str(key))
+        if key not in fields:
+            nearest = "".join(difflib.get_close_matches(str(key), fields, 1, 0.5))
+            hint = f"; the nearest is {'.'.join((*path, nearest))}" if nearest else f"; known are {', '.join(fields)}"
+            faults.append(f"{'.'.join(where)}: no such key{hint}")
+        elif isinstance(fields[key], type) and issubclass(fields[key], msgspec.Struct):
+            good[key] = _convert(item, fields[key], where, faults)
+        else:
+            try:
+                good[key] = msgspec.convert(item, fields[key])
+            except msgspec.ValidationError as exc:
+                choices = [str(choice) for choice in typing.get_args(fields[key]) if isinstance(choice, str)]
+                sentence = f"expected one of {', '.join(choices)}" if choices else _in_toml_words(str(exc))
+                faults.append(f"{'.'.join(where)}: {sentence}")
+    return kind(**good)
+
+
+def _in_toml_words(sentence: str) -> str:
+    plain = sentence[:1].lower() + sentence[1:].replace("`", "")
+    for ours, theirs in (("str", "a string"), ("array", "a list"), ("int", "a whole number"), ("null", "nothing")):
+        plain = re.sub(rf"\b{ours}\b", theirs, plain)
+    return re.sub(r" - at \$\[\d+\]$", " in the list", plain)
+
+
+def _with_origin(fault: str, flags: Flags, environ: Mapping[str, str]) -> str:
+    """The source that a fault came from, before its key."""
+    key = tuple(fault.split(":", 1)[0].split("."))
+    given = {"https": flags.https, "http": flags.http, "admin": flags.admin, "names": flags.names}
+    if given.get(key[-1]) or (key[-1] == "workers" and flags.workers is not None) or (key[-1] == "url" and flags.store):
+        flag = {"names": "name", "url": "store"}.get(key[-1], key[-1])
+        return f"--{flag}: {fault.split(': ', 1)[-1]}"
+    for variable, path in VARIABLES.items():
+        if path == key and environ.get(variable):
+            return f"{variable}: {fault.split(': ', 1)[-1]}"
+    return f"{FILE_NAME}: {fault}"
+
+
+def _addresses(kind: str, value: str | list[str], faults: list[str]) -> tuple[Address, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if texts == [OFF] or not texts:
+        return ()
+    found: list[Address] = []
+    for text in texts:
+        if text == OFF:
+            faults.append(f"listen.{kind}: 'off' stands alone")
+            continue
+        try:
+            found.append(Address.parse(text))
+        except ValueError as exc:
+            faults.append(f"listen.{kind}: {exc}")
+    return tuple(dict.fromkeys(found))
+
+
+def _checked_name(text: str, faults: list[str]) -> str:
+    name = text.strip().lower().rstrip(".")
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        if not _is_host_name(name):
+            faults.append(f"names: expected a host name such as pki.example.com, or an IP address, got {text!r}")
+    return name
+
+
+def _is_host_name(name: str) -> bool:
+    label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    return len(name) <= 253 and bool(re.fullmatch(rf"{label}(\.{label})*", name, re.ASCII))
+
+
+def _unlock_file(text: str | None, directory: Path, environ: Mapping[str, str]) -> Path | None:
+    if text is None:
+        return None
+    # A path of the file is meant from the file; one from a variable, from where the command runs.
+    return Path(text).absolute() if environ.get("ENROLLD_UNLOCK_FILE") else directory / os.path.expanduser(text)

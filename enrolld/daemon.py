@@ -1,0 +1,218 @@
+"""`enrolld serve`, from the directory to the supervisor; and the making of a new CA, which `init` shares."""
+
+import asyncio
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from ca_core.authority.sealing import UnlockKey
+from ca_core.core import Core, CoreConfig
+from ca_core.errors import OperatorError
+from ca_core.names import DEFAULT_REALM
+from ca_core.records import opening
+from enrolld import log, process, running, sockets, unlock
+from enrolld.config import FILE_NAME, Node, starting_file
+from enrolld.process import SocketSettings, WorkerSettings
+from enrolld.running import Listener, RunState
+from enrolld.supervisor import Supervisor
+
+__all__ = ["Made", "Started", "make", "serve"]
+
+_KINDS = ("https", "http", "admin")
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A new CA."""
+
+    dir: str
+    store: str
+    realm: str
+    names: list[str]
+    demo: bool
+    public_url: str
+    ca_fingerprint_sha256: str
+    unlock_key: str | None
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A daemon that serves: what `serve.json` says, and what only the first lines on the screen need."""
+
+    state: RunState
+    unlock_key: Path | None
+    free_device: str
+
+
+def make(node: Node) -> Made:
+    """Make the directory, the unlock key, the store and the default realm. Raises OperatorError."""
+    if opening.exists(node.store_url):
+        raise OperatorError(
+            "already_initialized",
+            f"There is a CA in {node.dir} already.",
+            "Run it with 'serve', or choose another --dir.",
+        )
+    _make_directory(node)
+    lock = running.lock(node.dir)
+    try:
+        port = next((address.port for address in node.http if address.port), None)
+        key, path = _unlock_key(node, new=True)
+        config = _config(node, key, node.public_url(port), "init")
+        fingerprint, _ = asyncio.run(_prepare(node, config, (), new=True))
+    finally:
+        os.close(lock)
+    return Made(
+        dir=str(node.dir),
+        store=node.store_url,
+        realm=DEFAULT_REALM,
+        names=list(node.names),
+        demo=node.demo,
+        public_url=node.public_url(port),
+        ca_fingerprint_sha256=fingerprint,
+        unlock_key=str(path) if path else None,
+    )
+
+
+def serve(node: Node, announce: Callable[[Started], None]) -> None:
+    """Serve until told to stop; `announce` is called when connections are accepted. Raises OperatorError."""
+    process.harden()
+    log.setup(node.log, "supervisor")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it means reload, once there is something to
+    new = not opening.exists(node.store_url)
+    _make_directory(node)
+    lock = running.lock(node.dir)  # (1)
+    bound: list[tuple[str, socket.socket]] = []
+    try:
+        for kind in _KINDS:  # (2) first of all: a CA is not made for a daemon that can't listen
+            bound += [(kind, one) for one in sockets.bind(kind, getattr(node, kind))]
+        public_url = node.public_url(next((one.getsockname()[1] for kind, one in bound if kind == "http"), None))
+        key, path = _unlock_key(node, new=new)
+        config = _config(node, key, public_url, "supervisor")
+        names = _server_names(node, bound)
+        fingerprint, free = asyncio.run(_prepare(node, config, names, new=new))  # (3)
+        state = RunState(
+            pid=os.getpid(),
+            version=version(),
+            workers=node.workers,
+            https=[sockets.url("https", one) for kind, one in bound if kind == "https"],
+            http=[sockets.url("http", one) for kind, one in bound if kind == "http"],
+            admin=[sockets.url("http", one) for kind, one in bound if kind == "admin"],
+            listeners=[Listener(kind, *one.getsockname()[:2]) for kind, one in bound],
+            names=list(node.names),
+            demo=node.demo,
+            public_url=public_url,
+            realm=DEFAULT_REALM,
+            ca_fingerprint_sha256=fingerprint,
+        )
+
+        def ready() -> None:
+            running.publish(node.dir, state)
+            with contextlib.suppress(BrokenPipeError):  # nobody reads the first lines: no reason to stop serving
+                announce(Started(state, path, free))
+
+        supervisor = Supervisor(_worker_settings(node, state, names, key), node.workers)
+        asyncio.run(supervisor.run(bound, ready, lambda: running.withdraw(node.dir)))
+    finally:
+        for _, one in bound:
+            one.close()
+        os.close(lock)
+
+
+def version() -> str:
+    """Of the installed package."""
+    return importlib.metadata.version("enrolld")
+
+
+def _make_directory(node: Node) -> None:
+    try:
+        node.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise OperatorError(
+            "directory_unwritable", f"{node.dir} can't be made: {exc.strerror}.", "Choose another --dir."
+        ) from exc
+
+
+def _unlock_key(node: Node, *, new: bool) -> tuple[UnlockKey, Path | None]:
+    """The key, and its path when it was made just now."""
+    found = unlock.find(node, os.environ, unlock.ask if not new else None)
+    if found is not None:
+        return found, None
+    if not new:
+        raise unlock.missing(node)
+    return unlock.generate(node)
+
+
+def _config(node: Node, key: UnlockKey, public_url: str, process_name: str) -> CoreConfig:
+    return CoreConfig(
+        store_url=node.store_url, unlock_key=key, public_url=public_url, demo=node.demo, process=process_name
+    )
+
+
+def _server_names(node: Node, bound: list[tuple[str, socket.socket]]) -> tuple[str, ...]:
+    names = node.server_names()
+    if node.demo:  # a demo is reached by whatever address it was bound to
+        own = [str(one.getsockname()[0]) for kind, one in bound if kind == "https"]
+        names += tuple(address for address in own if address not in ("0.0.0.0", "::"))  # noqa: S104  # left out
+    return tuple(dict.fromkeys(names))
+
+
+async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, new: bool) -> tuple[str, str]:
+    """Open or make the CA and what it must have to serve `names`: the root's fingerprint, and a free device name."""
+    core = await Core.create(config) if new else Core.open(config)
+    try:
+        if DEFAULT_REALM not in await core.realms.current():  # a first start that was interrupted
+            core.close()
+            core = await Core.create(config)
+        if new:
+            _write_settings(node)
+        if names:
+            await core.server_certificates.ensure(names)
+            await core.crls.publish(only_due=True)
+        root = (await core.issuers.export(DEFAULT_REALM))[0]
+        return hashlib.sha256(root).hexdigest(), await _free_device(core)
+    finally:
+        core.close()
+
+
+def _write_settings(node: Node) -> None:
+    """Names outlive the command line that first gave them."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(node.dir / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(starting_file(node.names))
+
+
+async def _free_device(core: Core) -> str:
+    """A name for the example on the screen that works when it is pasted."""
+    number = 1
+    while True:
+        name = f"sensor-{number}"
+        try:
+            await core.devices.show(DEFAULT_REALM, name)
+        except OperatorError:
+            return name
+        number += 1
+
+
+def _worker_settings(
+    node: Node, state: RunState, names: tuple[str, ...], key: UnlockKey
+) -> Callable[[int, tuple[SocketSettings, ...]], WorkerSettings]:
+    def settings(number: int, inherited: tuple[SocketSettings, ...]) -> WorkerSettings:
+        return WorkerSettings(
+            number=number,
+            version=state.version,
+            store_url=node.store_url,
+            public_url=state.public_url,
+            demo=state.demo,
+            names=names,
+            log=node.log,
+            sockets=inherited,
+            unlock_key=key.to_bytes(),
+        )
+
+    return settings

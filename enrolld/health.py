@@ -1,0 +1,50 @@
+"""The admin listener: /healthz says that this worker runs, /readyz that it can issue. Metrics come beside them."""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from ca_core.errors import CoreError
+
+if TYPE_CHECKING:
+    from ca_core.core import Core
+
+__all__ = ["add_routes"]
+
+_LOG = logging.getLogger(__name__)
+_PATIENCE = 5.0
+
+
+def add_routes(app: web.Application, core: "Core") -> None:
+    """`/healthz` and `/readyz`."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"}, headers=_NOT_KEPT)
+
+    async def readyz(_: web.Request) -> web.Response:
+        reasons = await _reasons(core)
+        answer = {"status": "not ready", "reasons": reasons} if reasons else {"status": "ready"}
+        return web.json_response(answer, status=503 if reasons else 200, headers=_NOT_KEPT)
+
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+
+
+_NOT_KEPT = {"Cache-Control": "no-store"}
+
+
+async def _reasons(core: "Core") -> list[str]:
+    """Why nothing can be issued now; empty when all is well. Nothing here names what a stranger should not know."""
+    reasons = [] if core.issuance.can_sign else ["there is no unlock key, so nothing can be signed"]
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await core.realms.current()
+        core.server_certificates.select(None)
+    except TimeoutError:
+        reasons.append("the store does not answer")
+    except CoreError:
+        _LOG.exception("not ready")
+        reasons.append("the store can't be used; the log says why")
+    return reasons

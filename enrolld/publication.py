@@ -1,0 +1,64 @@
+"""What every relying party may fetch over plain HTTP: CA certificates and CRLs (RFC 5280 4.2.1.13, RFC 4387).
+
+Only bytes that are in the store already are sent: nobody can make the CA sign by asking. Everything else is 404.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from aiohttp import web
+
+__all__ = ["Published", "add_routes"]
+
+Fetch = Callable[[str], Awaitable[bytes | None]]
+
+_CERTIFICATE = "application/pkix-cert"  # RFC 2585 4.1: DER
+_CRL = "application/pkix-crl"
+_MAX_NAME = 80
+
+
+class _Crls(Protocol):
+    async def latest(self, issuer: str) -> bytes | None: ...
+
+
+class _Issuers(Protocol):
+    async def certificate(self, issuer: str) -> bytes | None: ...
+
+
+class Published(Protocol):
+    """The part of the core that is published."""
+
+    @property
+    def crls(self) -> _Crls:
+        """The signed lists."""
+
+    @property
+    def issuers(self) -> _Issuers:
+        """The CA certificates."""
+
+
+def add_routes(app: web.Application, core: Published) -> None:
+    """`/pki/<issuer>.cer` and `/pki/<issuer>/0.crl`; shard 0 until there are more."""
+
+    async def certificate(request: web.Request) -> web.StreamResponse:
+        return await _answer(request, core.issuers.certificate, _CERTIFICATE, "public, max-age=3600")
+
+    async def crl(request: web.Request) -> web.StreamResponse:
+        # no-cache lets a proxy keep the list but makes it ask whether there is a newer: a revocation counts at once.
+        return await _answer(request, core.crls.latest, _CRL, "no-cache")
+
+    app.router.add_get("/pki/{issuer:[a-z0-9-]+}.cer", certificate)
+    app.router.add_get("/pki/{issuer:[a-z0-9-]+}/0.crl", crl)
+
+
+async def _answer(request: web.Request, fetch: Fetch, media_type: str, caching: str) -> web.StreamResponse:
+    issuer = request.match_info["issuer"]
+    der = await fetch(issuer) if len(issuer) <= _MAX_NAME else None
+    if der is None:
+        raise web.HTTPNotFound
+    tag = f'"{hashlib.sha256(der).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": caching}
+    if tag in request.headers.get("If-None-Match", ""):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=der, content_type=media_type, headers=headers)

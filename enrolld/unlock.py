@@ -1,0 +1,72 @@
+"""Where the unlock key comes from, which opens the CA keys in the store.
+
+In this order: the systemd credential `enrolld-unlock`, ENROLLD_UNLOCK_FILE or `[unlock] file`, DIR/keys/unlock as the
+quick start makes it, and a prompt where there is a terminal. It never travels by argument or environment.
+"""
+
+import getpass
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ca_core.authority.sealing import UnlockKey
+from ca_core.errors import OperatorError
+from enrolld.config import Node
+
+__all__ = ["CREDENTIAL", "NOTICE", "ask", "find", "generate", "missing"]
+
+CREDENTIAL = "enrolld-unlock"
+
+NOTICE = (
+    "The key that opens the CA keys lies in {path}.\n"
+    "There it protects backups and copies of the store, but not this disk, until you move it: into a systemd\n"
+    "credential ({credential}), or to another place that ENROLLD_UNLOCK_FILE names."
+)
+
+
+def find(node: Node, environ: Mapping[str, str], ask: Callable[[], str | None] | None) -> UnlockKey | None:
+    """The unlock key from the first source that has one; `ask` is the last resort. Raises OperatorError."""
+    if environ.get("CREDENTIALS_DIRECTORY"):
+        credential = Path(environ["CREDENTIALS_DIRECTORY"]) / CREDENTIAL
+        try:
+            # systemd guards the folder, and shares the file by an ACL, which looks like a group's permission.
+            return UnlockKey(credential.read_bytes().strip())
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            raise OperatorError(
+                "unlock_key_missing", f"The credential {credential} can't be read: {exc.strerror}.", "Look at the unit."
+            ) from exc
+    if node.unlock_file is not None:
+        return UnlockKey.load(node.unlock_file)
+    if (own := _own_file(node)).exists() or own.is_symlink():
+        return UnlockKey.load(own)
+    typed = ask() if ask is not None else None
+    return UnlockKey(typed.encode()) if typed else None
+
+
+def ask() -> str | None:
+    """Prompt for the unlock key, where somebody can answer."""
+    if not sys.stdin.isatty():
+        return None
+    return getpass.getpass("Unlock key: ", stream=sys.stderr).strip()
+
+
+def missing(node: Node) -> OperatorError:
+    """Says that no source had the key."""
+    return OperatorError(
+        "unlock_key_missing",
+        f"The unlock key is needed, and there is none in {_own_file(node)}.",
+        f"Give it by the systemd credential {CREDENTIAL}, by ENROLLD_UNLOCK_FILE=PATH, or run this on a terminal.",
+    )
+
+
+def generate(node: Node) -> tuple[UnlockKey, Path]:
+    """Make the key of a new CA in DIR/keys/unlock (0600, never over another)."""
+    path = _own_file(node)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    return UnlockKey.generate(path), path
+
+
+def _own_file(node: Node) -> Path:
+    return node.dir / "keys" / "unlock"

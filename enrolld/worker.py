@@ -1,0 +1,89 @@
+"""A worker: `python -m enrolld.worker DESCRIPTOR`, started by the supervisor, never by hand.
+
+It learns all it needs from the socket that it inherits, opens the core, serves the inherited listeners, and leaves when
+it is told (SIGTERM) or when the supervisor's end of that socket closes, however the supervisor died. This module is the
+edge of the process and imports the rest when its log works, so that whatever goes wrong is a line there.
+"""
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+
+from ca_core.errors import CoreError, OperatorError
+from enrolld import log, process
+from enrolld.process import Failed, WorkerSettings
+
+__all__ = ["main"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until told to stop; the exit status is for the supervisor's log."""
+    process.harden()
+    channel = socket.socket(fileno=int(arguments[0]))
+    try:
+        settings = process.receive(channel)
+    except EOFError:
+        return 0
+    log.setup(settings.log, f"worker-{settings.number}")
+    threading.excepthook = _thread_died
+    try:
+        _work(settings, channel)
+    except OperatorError as exc:
+        return _give_up(channel, Failed(exc.code, exc.message, exc.remedy))
+    except CoreError as exc:
+        _LOG.exception("the core can't be opened")
+        return _give_up(
+            channel, Failed("store_failed", f"The core can't be opened: {exc}", "'enrolld check' says more.")
+        )
+    except Exception as exc:  # noqa: BLE001  # the edge of the process: the log is the only place left to tell
+        _LOG.critical("the worker ends", exc_info=True)
+        what = f"{type(exc).__name__}: {exc}"
+        return _give_up(channel, Failed("worker_failed", f"A worker can't work: {what}", "Its log says where."))
+    return 0
+
+
+def _work(settings: WorkerSettings, channel: socket.socket) -> None:
+    import uvloop
+
+    from ca_core.authority.sealing import UnlockKey
+    from ca_core.core import Core, CoreConfig
+    from enrolld.serving import run
+
+    core = Core.open(
+        CoreConfig(
+            store_url=settings.store_url,
+            unlock_key=UnlockKey(settings.unlock_key) if settings.unlock_key is not None else None,
+            public_url=settings.public_url,
+            demo=settings.demo,
+            process=f"worker-{settings.number}",
+        )
+    )
+    try:
+        uvloop.run(run(core, settings, channel))
+    finally:
+        core.close()
+
+
+def _thread_died(args: threading.ExceptHookArgs) -> None:
+    """End at once: a worker without its writer thread would accept requests and answer none. Another one starts."""
+    _LOG.critical("the thread %s died", args.thread.name if args.thread else "?", exc_info=args.exc_value)
+    logging.shutdown()
+    os._exit(1)
+
+
+def _give_up(channel: socket.socket, failed: Failed) -> int:
+    try:
+        channel.setblocking(True)
+        process.send(channel, failed)
+    except OSError:  # the supervisor is gone, or is not listening any more
+        pass
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

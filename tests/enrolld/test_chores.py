@@ -1,0 +1,126 @@
+"""What a worker does now and then: who does it, and that a failure stops nothing else."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from enrolld.chores import Chores
+
+
+class Core:
+    """Counts what it is asked to do; `broken` names what fails."""
+
+    def __init__(self, *, holds: bool = True, broken: str = "") -> None:
+        self.done: list[str] = []
+        self.holds = holds
+        self.broken = broken
+        self.version = 1
+        self.realms = SimpleNamespace(current=self._current)
+        self.leases = SimpleNamespace(hold=self._hold)
+        self.crls = SimpleNamespace(publish=self._publish)
+        self.server_certificates = SimpleNamespace(ensure=self._ensure, refresh=self._refresh)
+
+    async def _current(self) -> dict[str, Any]:
+        return {"default": SimpleNamespace(id=1, version=self.version)}
+
+    def _do(self, what: str) -> None:
+        self.done.append(what)
+        if self.broken == what:
+            raise RuntimeError(what)
+
+    async def _hold(self, name: str, seconds: int) -> bool:
+        assert (name, seconds) == ("chores", 10)
+        self._do("hold")
+        return self.holds
+
+    async def _publish(self, *, only_due: bool) -> list[Any]:
+        assert only_due
+        self._do("publish")
+        return [SimpleNamespace(number=7, issuer="default-ec-1", entries=3)]
+
+    async def _ensure(self, names: tuple[str, ...]) -> None:
+        assert names == ("a",)
+        self._do("ensure")
+
+    async def _refresh(self) -> None:
+        self._do("refresh")
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def chores(core: Core, clock: Clock) -> Chores:
+    return Chores(core, ("a",), clock)  # type: ignore[arg-type]  # the part of a core that chores use
+
+
+@pytest.mark.parametrize(
+    ("holds", "done"),
+    [
+        pytest.param(True, ["hold", "publish", "ensure"], id="holder"),
+        pytest.param(False, ["hold", "refresh"], id="another-holds"),
+    ],
+)
+async def test_who_holds_the_lease_makes_and_the_others_reread(holds: bool, done: list[str]) -> None:
+    core = Core(holds=holds)
+    await chores(core, Clock()).round()
+    assert core.done == done
+
+
+async def test_crls_are_looked_at_each_round_and_the_lease_is_kept_before_it_ends() -> None:
+    core, clock = Core(), Clock()
+    worker = chores(core, clock)
+    for _ in range(10):
+        await worker.round()
+        clock.now += 1
+    assert core.done.count("publish") == 10
+    assert core.done.count("hold") == 2
+
+
+async def test_after_a_realm_has_changed_its_certificate_is_not_waited_for() -> None:
+    core, clock = Core(), Clock()
+    worker = chores(core, clock)
+    await worker.round()
+    clock.now += 100
+    await worker.round()
+    seen = core.done.count("ensure")
+    clock.now += 1
+    await worker.round()
+    assert core.done.count("ensure") == seen
+    core.version = 2
+    clock.now += 0.25
+    await worker.round()
+    assert core.done.count("ensure") == seen + 1
+
+
+async def test_when_the_holder_is_gone_another_takes_over() -> None:
+    core, clock = Core(holds=False), Clock()
+    worker = chores(core, clock)
+    await worker.round()
+    core.holds = True
+    clock.now += 4
+    await worker.round()
+    assert core.done == ["hold", "refresh", "hold", "publish", "ensure"]
+
+
+async def test_a_chore_that_fails_stops_no_other_and_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    core, clock = Core(broken="publish"), Clock()
+    worker = chores(core, clock)
+    for _ in range(61):
+        await worker.round()
+        clock.now += 1
+    assert core.done.count("ensure") > 10
+    assert [record.message for record in caplog.records] == ["can't publish CRLs"] * 2
+
+
+async def test_a_store_that_gives_no_lease_is_no_reason_to_act() -> None:
+    core = Core(broken="hold")
+    await chores(core, Clock()).round()
+    assert core.done == ["hold", "refresh"]
