@@ -133,9 +133,16 @@ class Core:
         realm = resolved.realm
         return [found.der for found in await self._issuers.of_realm(realm.id, realm.version)]
 
+    async def clock_is_behind(self) -> bool:
+        """Whether this machine's clock stands before the store's newest event, so that nothing is issued."""
+        return await self.registration.clock_is_behind()
+
     async def check(self, names: Sequence[str] = ()) -> list[Finding]:
         """Look at everything that could keep devices from enrolling. Empty when all is well."""
         findings: list[Finding] = []
+        if await self.clock_is_behind():
+            text = "this machine's clock stands before the store's newest event, so nothing is issued"
+            findings.append(_finding("error", "clock_behind", text, "set the clock"))
         for found in await self._issuers.all():
             findings += await self._check_issuer(found)
         if self.issuance.can_sign:
@@ -263,7 +270,7 @@ class CrlDesk:
         found = await self._issuers.by_name(issuer)
         if found is None:
             raise OperatorError(
-                "issuer_unknown", f"there is no issuer '{issuer[:80]!a}'", "'enrolld ca list' shows all"
+                "issuer_unknown", f"there is no issuer '{ascii(issuer[:80])[1:-1]}'", "'enrolld ca list' shows all"
             )
         return [found]
 

@@ -163,14 +163,16 @@ AUTHENTICATED = object()
 class Requester:
     """A device that has proven who it is. Only `registration.requester.authenticate` makes one.
 
-    `credential` names what it was proven with: the SHA-256 of the certificate, or the hash of the secret. `evidence` is
-    kept so that a decision can be taken again when a fact changed before its commit.
+    `credential` names what it was proven with: the SHA-256 of the certificate, or the hash of the secret;
+    `credential_key` is the SHA-256 of the certificate's key, None for a secret. `evidence` is kept so that a decision
+    can be taken again when a fact changed before its commit.
     """
 
     realm_id: int
     device: DeviceRecord
     means: Means
     credential: bytes
+    credential_key: bytes | None
     secret: SecretRecord | None
     certificate: OwnCertificate | None
     evidence: Evidence = field(repr=False)

@@ -17,8 +17,12 @@ _REALM = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 _DEVICE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})?"
+)
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST = dt.timedelta(days=36500)  # sums of a time and a duration then never leave what a datetime holds
 
 
 def parse_realm_name(text: str, what: str = "realm") -> str:
@@ -58,8 +62,8 @@ def username_of(device_name: str) -> str:
 
 def parse_host(text: str) -> str:
     """A host name in lower case (no IP address)."""
-    lowered = text.lower().rstrip(".")
-    if not _HOST.fullmatch(lowered) or _is_address(lowered):
+    lowered = text.lower().removesuffix(".")
+    if not text.isascii() or not _HOST.fullmatch(lowered) or _is_address(lowered):
         raise OperatorError("host_invalid", f"'{_shown(text)}' is not a host name", "use a DNS name")
     return lowered
 
@@ -70,7 +74,7 @@ def parse_san(text: str) -> str:
     kind = kind.upper()
     if colon and kind == "DNS":
         return f"DNS:{parse_host(value)}"
-    if colon and kind == "IP" and _is_address(value):
+    if colon and kind == "IP" and _is_address(value) and "%" not in value:  # an iPAddress has no room for a zone
         return f"IP:{ipaddress.ip_address(value)}"
     if colon and kind == "URI" and _URI.fullmatch(value):
         return f"URI:{value}"
@@ -80,29 +84,31 @@ def parse_san(text: str) -> str:
 
 
 def parse_duration(text: str) -> dt.timedelta:
-    """`30s`, `10m`, `12h` or `7d`."""
+    """`30s`, `10m`, `12h` or `7d`, at most a hundred years."""
     match = _DURATION.fullmatch(text)
     if match is None:
         raise OperatorError("duration_invalid", f"'{_shown(text)}' is not a duration", "use 30s, 10m, 12h or 7d")
-    return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
+    duration = dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if duration > _LONGEST:
+        raise OperatorError("duration_invalid", f"{text} is too long", f"use at most {_LONGEST.days}d")
+    return duration
 
 
 def parse_moment(text: str, now: dt.datetime) -> dt.datetime:
     """A duration from `now`, or an RFC 3339 time, as an aware UTC datetime after `now` and before the year 9999."""
+    if _DURATION.fullmatch(text):
+        return now + parse_duration(text)
     try:
-        moment = now + parse_duration(text)
-    except OverflowError as exc:
-        raise OperatorError("time_invalid", f"'{_shown(text)}' is too far away", "use 30s, 12h, 7d or a date") from exc
-    except OperatorError:
-        try:
-            moment = dt.datetime.fromisoformat(text)
-        except ValueError as exc:
-            raise OperatorError(
-                "time_invalid", f"'{_shown(text)}' is not a time", "use 30s, 12h, 7d or 2027-01-31T12:00:00Z"
-            ) from exc
-        if moment.tzinfo is None:
-            raise OperatorError("time_invalid", f"'{text}' names no time zone", "end it in Z or +01:00") from None
-        moment = moment.astimezone(dt.UTC)
+        moment = dt.datetime.fromisoformat(text.upper() if _TIME.fullmatch(text) else "")
+    except ValueError as exc:
+        raise OperatorError(
+            "time_invalid", f"'{_shown(text)}' is not a time", "use 30s, 12h, 7d or 2027-01-31T12:00:00Z"
+        ) from exc
+    if moment.tzinfo is None:
+        raise OperatorError("time_invalid", f"'{text}' names no time zone", "end it in Z or +01:00")
+    if not 1 < moment.year < 9999:
+        raise OperatorError("time_invalid", f"'{text}' is too far away", "use 30s, 12h, 7d or a nearer date")
+    moment = moment.astimezone(dt.UTC)
     if moment <= now:
         raise OperatorError("time_past", f"'{text}' is not in the future", "give a later time")
     return moment
@@ -114,8 +120,8 @@ def parse_serial(text: str) -> str:
         if text.lower().startswith("dec:"):
             number = int(text[4:], 10) if text[4:].isascii() and text[4:].isdigit() and len(text) < 60 else -1
         else:
-            digits = text.removeprefix("0x").replace(":", "")
-            number = int(digits, 16) if re.fullmatch(r"[0-9A-Fa-f]{1,48}", digits) else -1
+            digits = text.lower().removeprefix("0x").replace(":", "")
+            number = int(digits, 16) if re.fullmatch(r"[0-9a-f]{1,48}", digits) else -1
     except ValueError:
         number = -1
     if number < 0:

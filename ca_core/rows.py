@@ -3,6 +3,8 @@
 Times are RFC 3339 in UTC, serials and fingerprints lower-case hex. `id` is opaque; a list goes on after it.
 """
 
+from typing import Any
+
 import msgspec
 
 
@@ -22,6 +24,9 @@ class HandedSecret(Row, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"HandedSecret(device={self.device!r}, ...)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # what rich prints instead of the repr
+        return [("device", self.device)]
 
 
 class DeviceRow(Row, frozen=True, kw_only=True):

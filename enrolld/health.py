@@ -40,7 +40,8 @@ async def _reasons(core: "Core") -> list[str]:
     reasons = [] if core.issuance.can_sign else ["there is no unlock key, so nothing can be signed"]
     try:
         async with asyncio.timeout(_PATIENCE):
-            await core.realms.current()
+            if await core.clock_is_behind():
+                reasons.append("this machine's clock stands before the store's newest event")
         core.server_certificates.select(None)
     except TimeoutError:
         reasons.append("the store does not answer")

@@ -59,7 +59,7 @@ async def make_realm_ca(issuance: Issuance, realm: str, public_url: str, now: dt
             signed = await issuance.issue(plan, root, public_url)
         if family == ROOT:
             root = _issuer(name, signed)
-            issuance.adopt(root.key_name, key)
+            issuance.adopt(root, key)
         steps += _steps(name, family, key, signed, root.name if root and family != ROOT else None, now)
         fingerprints[name] = signed.certificate.fingerprint(_SHA256).hex()
     return Ceremony(tuple(steps), fingerprints)

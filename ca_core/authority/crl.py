@@ -64,7 +64,9 @@ _ENTRIES = Query(
     .where(
         _e.issuer_id == bindparam("issuer_id"),
         _e.crl_entry.is_not(None),
-        _e.not_after >= bindparam("since"),
+        # "An entry MUST NOT be removed from the CRL until it appears on one regularly scheduled CRL issued beyond the
+        # revoked certificate's validity period." -- RFC 5280 3.3; also one that was revoked after it had expired.
+        (_e.not_after >= bindparam("since")) | (_e.revoked_at >= bindparam("since")),
     )
     .order_by(_e.id)
 )
@@ -174,7 +176,9 @@ class Crls:
             now = self._clock().replace(microsecond=0)
             # A clock set back never makes a CRL that looks older than the one before it.
             this_update = max(now, newest.this_update) if newest else now
-            rows = await self._store.fetch(_ENTRIES, issuer_id=issuer.id, since=to_ms(now - _KEEP_EXPIRED))
+            # Counted from the last CRL: while none was made, nothing is forgotten.
+            since = to_ms(min(now, newest.this_update) - _KEEP_EXPIRED) if newest else 0
+            rows = await self._store.fetch(_ENTRIES, issuer_id=issuer.id, since=since)
             number = newest.number + 1 if newest else 1
             tbs = encode_tbs(issuer, number, this_update, this_update + LIFETIME, (row[0] for row in rows))
             signature = await self._issuance.sign_crl(issuer, tbs)

@@ -5,6 +5,7 @@ which is the caller's commit.
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -23,6 +24,8 @@ from ca_core.public_key import spki_sha256
 from ca_core.records.query import Query
 from ca_core.records.schema import sealed_key
 from ca_core.records.store import Store
+
+_Extension = x509.Extension[x509.ExtensionType]
 
 _KEY = Query(
     select(sealed_key.c.pkcs8).where(
@@ -59,8 +62,9 @@ class Issuance:
     def __init__(self, store: Store, unlock_key: UnlockKey | None) -> None:
         self._store = store
         self._unlock_key = unlock_key
-        self._signers: dict[str, Signer] = {}
-        self._fixed: dict[tuple[str, str], tuple[x509.Extension[x509.ExtensionType], ...]] = {}
+        # By certificate, not by name: a name that another node gave to another key never picks the wrong one.
+        self._signers: dict[bytes, Signer] = {}
+        self._fixed: dict[tuple[str, str], tuple[_Extension, ...]] = {}
 
     @property
     def can_sign(self) -> bool:
@@ -72,13 +76,8 @@ class Issuance:
 
         Raises `InternalError` when what was signed is not what was planned.
         """
-        serial = new_serial()
-        builder = _builder(plan, issuer.certificate.subject, serial)
-        for extension in self._extensions_of(issuer, public_url):
-            builder = builder.add_extension(extension.value, extension.critical)
-        certificate = await (await self._signer(issuer)).sign_certificate(builder)
-        check_matches(certificate, plan, serial)
-        return SignedCertificate(plan, serial, certificate, certificate.public_bytes(Encoding.DER))
+        fixed = self._extensions_of(issuer, public_url)
+        return await _sign(plan, issuer.certificate.subject, fixed, await self._signer(issuer))
 
     async def sign_crl(self, issuer: Issuer, tbs: bytes) -> bytes:
         """The signature over a TBSCertList of `issuer`."""
@@ -98,17 +97,13 @@ class Issuance:
 
     async def self_sign(self, plan: CertificatePlan, key: NewKey) -> SignedCertificate:
         """A root: a certificate signed with its own, just made, key."""
-        serial = new_serial()
-        builder = _builder(plan, plan.subject, serial).add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key), critical=False
-        )
-        certificate = await SoftwareSigner(self._open(key.pkcs8, "new root")).sign_certificate(builder)
-        check_matches(certificate, plan, serial)
-        return SignedCertificate(plan, serial, certificate, certificate.public_bytes(Encoding.DER))
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key)
+        fixed = (x509.Extension(identifier.oid, False, identifier),)
+        return await _sign(plan, plan.subject, fixed, SoftwareSigner(self._open(key.pkcs8, "new root")))
 
-    def adopt(self, issuer_key_name: str, key: NewKey) -> None:
-        """Let a key that is not in the store yet sign, while a realm is being made."""
-        self._signers[issuer_key_name] = SoftwareSigner(self._open(key.pkcs8, issuer_key_name))
+    def adopt(self, issuer: Issuer, key: NewKey) -> None:
+        """Let an issuer sign whose key is not in the store yet, while a realm is being made."""
+        self._signers[issuer.der] = SoftwareSigner(self._open(key.pkcs8, issuer.key_name))
 
     async def server_key(self, name: str, public_key: PublicKey) -> PrivateKey:
         """The private key of one of enrolld's own TLS server certificates, never of a CA. Raises `SealingFailed`."""
@@ -118,20 +113,20 @@ class Issuance:
         """See that the issuer's key opens and belongs to its certificate. Raises `SealingFailed`, `Unavailable`."""
         await self._signer(issuer)
 
-    def _extensions_of(self, issuer: Issuer, public_url: str) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+    def _extensions_of(self, issuer: Issuer, public_url: str) -> tuple[_Extension, ...]:
         found = self._fixed.get((issuer.name, public_url))
         if found is None:
             found = self._fixed[issuer.name, public_url] = _issuer_extensions(issuer, public_url)
         return found
 
     async def _signer(self, issuer: Issuer) -> Signer:
-        signer = self._signers.get(issuer.key_name)
+        signer = self._signers.get(issuer.der)
         if signer is None:
             public_key = issuer.certificate.public_key()
             if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
                 raise InternalError(f"the issuer {issuer.name} has a key that can't sign")
             signer = SoftwareSigner(await self._load(issuer.key_name, public_key, "ca"))
-            self._signers[issuer.key_name] = signer
+            self._signers[issuer.der] = signer
         return signer
 
     async def _load(self, name: str, public_key: PublicKey, purpose: str) -> PrivateKey:
@@ -151,7 +146,7 @@ class Issuance:
 
 def new_serial() -> Serial:
     """A random serial of 159 bits: positive, and never more than 20 octets (RFC 5280 4.1.2.2)."""
-    return Serial(secrets.randbits(159) or new_serial())
+    return Serial(1 + secrets.randbelow(2**159 - 1))
 
 
 def signature_algorithm_key(issuer: Issuer) -> tuple[str, str]:
@@ -164,48 +159,49 @@ def signature_algorithm_key(issuer: Issuer) -> tuple[str, str]:
     raise InternalError(f"the issuer {issuer.name} has a key that can't sign")
 
 
-def check_matches(certificate: x509.Certificate, plan: CertificatePlan, serial: int) -> None:
-    """Raise `InternalError` unless the certificate says exactly what was planned."""
-    planned = {(extension.oid, extension.critical): extension.value for extension in _extensions(plan)}
+def check_matches(
+    certificate: x509.Certificate, plan: CertificatePlan, serial: int, issuer: x509.Name, fixed: Sequence[_Extension]
+) -> None:
+    """Raise `InternalError` unless the certificate says what was planned, and `fixed` of its issuer, and no more."""
+    planned = {(extension.oid, extension.critical): extension.value for extension in (*_extensions(plan), *fixed)}
     signed = {(extension.oid, extension.critical): extension.value for extension in certificate.extensions}
     same = (
         certificate.serial_number == serial
+        and certificate.issuer == issuer
         and certificate.subject == plan.subject
         and certificate.not_valid_before_utc == plan.not_before
         and certificate.not_valid_after_utc == plan.not_after
         and certificate.public_key() == plan.public_key
-        and all(signed.get(key) == value for key, value in planned.items())
-        and {oid for oid, _ in signed} - {oid for oid, _ in planned} <= _FROM_ISSUER
+        and signed == planned
     )
     if not same:
         raise InternalError(f"the signed certificate {serial:x} is not the planned one")
 
 
-_FROM_ISSUER = {
-    x509.AuthorityKeyIdentifier.oid,
-    x509.CRLDistributionPoints.oid,
-    x509.AuthorityInformationAccess.oid,
-}
-
-
-def _builder(plan: CertificatePlan, issuer: x509.Name, serial: int) -> x509.CertificateBuilder:
-    return x509.CertificateBuilder(
+async def _sign(
+    plan: CertificatePlan, issuer: x509.Name, fixed: Sequence[_Extension], signer: Signer
+) -> SignedCertificate:
+    serial = new_serial()
+    builder = x509.CertificateBuilder(
         issuer,
         plan.subject,
         plan.public_key,
         serial,
         plan.not_before.replace(tzinfo=None),
         plan.not_after.replace(tzinfo=None),
-        _extensions(plan),
+        [*_extensions(plan), *fixed],
     )
+    certificate = await signer.sign_certificate(builder)
+    check_matches(certificate, plan, serial, issuer, fixed)
+    return SignedCertificate(plan, serial, certificate, certificate.public_bytes(Encoding.DER))
 
 
-def _extensions(plan: CertificatePlan) -> list[x509.Extension[x509.ExtensionType]]:
+def _extensions(plan: CertificatePlan) -> list[_Extension]:
     key_usage = _KEY_USAGE_CA if plan.ca else _KEY_USAGE[plan.key_encipherment]
     constraints = x509.BasicConstraints(plan.ca, plan.path_length)
     # "This method" (1) of RFC 5280 4.2.1.2: SHA-1 of the key's bits.
     identifier = x509.SubjectKeyIdentifier.from_public_key(plan.public_key)
-    found: list[x509.Extension[x509.ExtensionType]] = [
+    found: list[_Extension] = [
         x509.Extension(x509.BasicConstraints.oid, True, constraints),
         x509.Extension(x509.KeyUsage.oid, True, key_usage),
         x509.Extension(x509.SubjectKeyIdentifier.oid, False, identifier),
@@ -231,7 +227,7 @@ _KEY_USAGE = {
 }
 
 
-def _issuer_extensions(issuer: Issuer, public_url: str) -> tuple[x509.Extension[x509.ExtensionType], ...]:
+def _issuer_extensions(issuer: Issuer, public_url: str) -> tuple[_Extension, ...]:
     identifier = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     crl = x509.DistributionPoint(
         [x509.UniformResourceIdentifier(f"{public_url}/pki/{issuer.name}/0.crl")], None, None, None

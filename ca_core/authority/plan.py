@@ -8,6 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
+from ca_core.errors import Unavailable
+
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
@@ -47,7 +49,12 @@ def general_name(text: str) -> x509.GeneralName:
 
 
 def validity(now: dt.datetime, length: dt.timedelta, latest: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
-    """notBefore and notAfter of a certificate that is valid for `length`, never beyond `latest`."""
+    """notBefore and notAfter of a certificate that is valid for `length`, never beyond `latest`.
+
+    Raises `Unavailable` when `latest`, the issuer's own notAfter, is past.
+    """
+    if latest <= now:
+        raise Unavailable(f"the issuer expired {latest:%Y-%m-%dT%H:%M:%SZ}: nothing can be issued under it")
     not_before = (now - dt.timedelta(minutes=5)).replace(microsecond=0)  # devices boot with slow clocks
     # notAfter itself is still valid (RFC 5280 4.1.2.5): give one second back.
     not_after = (now + length - dt.timedelta(seconds=1)).replace(microsecond=0)

@@ -22,9 +22,10 @@ _REVOKE = Query(
         _c.id == bindparam("of_id"),
         _c.kind == "device",
         _c.status != "revoked",
+        _c.status != bindparam("new_status"),  # a hold on top of a hold is no news either
     )
     .values(
-        status=bindparam("status"),
+        status=bindparam("new_status"),
         revoked_at=bindparam("revoked_at"),
         reason=bindparam("reason"),
         crl_entry=bindparam("crl_entry"),
@@ -53,7 +54,7 @@ def parse_reason(text: str) -> str:
         if reason.lower() == text.lower():
             return reason
     raise OperatorError(
-        "reason_invalid", f"'{text[:40]}' is not a revocation reason", f"use one of: {', '.join(REASONS)}"
+        "reason_invalid", f"'{ascii(text[:40])[1:-1]}' is not a revocation reason", f"use one of: {', '.join(REASONS)}"
     )
 
 
@@ -76,7 +77,7 @@ def revocation_unit(
     params = {
         "of_realm": realm_id,
         "of_id": certificate_id,
-        "status": "hold" if reason == HOLD else "revoked",
+        "new_status": "hold" if reason == HOLD else "revoked",
         "revoked_at": at,
         "reason": reason,
         "crl_entry": encode_entry(int(serial, 16), now, reason),

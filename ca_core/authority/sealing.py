@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 from typing import cast
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -59,15 +60,16 @@ class UnlockKey:
     def load(cls, path: Path) -> "UnlockKey":
         """Read the unlock key from a file that nobody else can read. Raises `OperatorError`."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # O_NONBLOCK: a named pipe must not stop the start, it is refused below.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as exc:
             raise OperatorError(
                 "unlock_key_missing",
                 f"can't read the unlock key {path}: {exc.strerror}",
                 "a symlink is refused; name the file itself with ENROLLD_UNLOCK_FILE",
             ) from exc
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise OperatorError("unlock_key_missing", f"{path} is not a file", "name the unlock key's file")
             if status.st_uid not in (os.geteuid(), 0):
@@ -80,7 +82,16 @@ class UnlockKey:
                 raise OperatorError(
                     "unlock_key_permissions", f"{path} can be read by others", f"run 'chmod 600 {path}'"
                 )
-            return cls(file.read(4096).strip())
+            folder = os.stat(path.absolute().parent).st_mode
+            if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:
+                raise OperatorError(
+                    "unlock_key_permissions",
+                    f"anybody can put another file in the place of {path}",
+                    f"run 'chmod o-w {path.parent}'",
+                )
+            return cls(os.read(descriptor, 4096).strip())
+        finally:
+            os.close(descriptor)
 
     def to_bytes(self) -> bytes:
         """The passphrase, to be handed to a worker through a pipe."""
@@ -94,5 +105,5 @@ class UnlockKey:
         """Open what `seal` made. Raises `SealingFailed`, naming the key `name`."""
         try:
             return cast(PrivateKey, load_der_private_key(pkcs8, self._value))
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
             raise SealingFailed(f"the key {name} does not open with this unlock key") from exc

@@ -76,7 +76,15 @@ class RealmAdministration(Realms):
         row: Values = {"name": name, "state": "active", "version": 1, "created_at": at, "stamp": _stamp(current)}
         steps = (Step(_DOCUMENT, _version_row(document, 1, at, actor)), *ceremony.steps)
         event = AuditEvent(
-            "realm.added", actor, realm=name, details={"hosts": document.hosts, "issuers": ceremony.fingerprints}
+            "realm.added",
+            actor,
+            realm=name,
+            details={
+                "version": 1,
+                "digest": _digest(document),
+                "hosts": document.hosts,
+                "issuers": ceremony.fingerprints,
+            },
         )
         try:
             await self._store.commit(Unit(Guard(_ADD, row, _ADD_WHY), at, steps, (event,)))
@@ -94,7 +102,7 @@ class RealmAdministration(Realms):
         self, found: Realm, document: RealmDocument, action: str, details: dict[str, str], actor: str
     ) -> RealmRow:
         """Put a document into force as the next version, with an audit event `action`. Raises `OperatorError`."""
-        validated(document)
+        document = validated(document)
         current = await self.current()
         _check_hosts(document, current)
         at = to_ms(self._clock())

@@ -35,6 +35,10 @@ _ALWAYS: dict[str, ColumnElement[bool]] = {
         )
     ),
 }
+# A compromised key proves nothing, whichever certificate of it was shown.
+_CREDENTIAL_KEY: dict[str, ColumnElement[bool]] = {
+    "credential_key_not_blocked": not_(exists().where(key_block.c.spki_sha256 == bindparam("credential_key"))),
+}
 _SECRET: dict[str, ColumnElement[bool]] = {
     "secret_unspent": exists().where(
         and_(
@@ -70,8 +74,8 @@ _NOT_ASKED_BEFORE: dict[str, ColumnElement[bool]] = {
 
 CONDITIONS: dict[Means, dict[str, ColumnElement[bool]]] = {
     Means.SECRET: _ALWAYS | _SECRET,
-    Means.IDEVID: _ALWAYS | _NOT_ASKED_BEFORE,
-    Means.OWN_CERTIFICATE: _ALWAYS | _OWN | _NOT_ASKED_BEFORE,
+    Means.IDEVID: _ALWAYS | _CREDENTIAL_KEY | _NOT_ASKED_BEFORE,
+    Means.OWN_CERTIFICATE: _ALWAYS | _CREDENTIAL_KEY | _OWN | _NOT_ASKED_BEFORE,
 }
 
 GUARDS: dict[Means, tuple[Query, Query]] = {

@@ -6,6 +6,7 @@ unknown key is an error that names the nearest one, and every fault that can be 
 
 import datetime as dt
 import difflib
+import re
 import tomllib
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -140,8 +141,12 @@ def validated(document: RealmDocument) -> RealmDocument:
             faults.append(f"{path}: {exc.message} ({exc.remedy})")
 
     check("name", parse_realm_name, document.name)
+    hosts: list[str] = []
     for index, host in enumerate(document.hosts):
-        check(f"hosts[{index}]", parse_host, host)
+        check(f"hosts[{index}]", lambda text: hosts.append(parse_host(text)), host)
+    faults += [f"hosts: '{host}' stands twice" for host in sorted(set(hosts)) if hosts.count(host) > 1]
+    if "localhost" in hosts:
+        faults.append("hosts: localhost is the shared host (use a name of the realm's own)")
     check("retry_window", parse_duration, document.retry_window)
     check("secret_lifetime", parse_duration, document.secret_lifetime)
     if document.public_url is not None and not _is_http_url(document.public_url):
@@ -162,27 +167,41 @@ def validated(document: RealmDocument) -> RealmDocument:
             faults.append(f"{path}.extended_key_usages: empty would mean any purpose (use clientAuth)")
     if document.profiles and document.est.profile not in document.profiles:
         faults.append(f"est.profile: no profile '{document.est.profile}' (have: {', '.join(document.profiles)})")
-    seen: set[str] = set()
+    seen: set[object] = set()
     for index, anchor in enumerate(document.trust):
+        if not is_trust_name(anchor.name):
+            faults.append(
+                f"trust[{index}].name: '{ascii(anchor.name[:80])[1:-1]}' can't be a name (up to 64 characters)"
+            )
         if anchor.name in seen:
-            faults.append(f"trust[{index}].name: '{anchor.name}' stands twice (names must differ)")
+            faults.append(f"trust[{index}].name: '{ascii(anchor.name[:80])[1:-1]}' stands twice (names must differ)")
         seen.add(anchor.name)
         fault = anchor_fault(anchor)
         if fault:
             faults.append(f"trust[{index}].pem: {fault}")
+            continue
+        # Under two names a certificate would prove two manufacturers.
+        if (anchor.for_, anchor.certificate()) in seen:
+            faults.append(f"trust[{index}].pem: the certificate stands twice (once is enough)")
+        seen.add((anchor.for_, anchor.certificate()))
     if faults:
         raise _invalid(faults)
-    return document
+    return msgspec.structs.replace(document, hosts=tuple(hosts))
+
+
+def is_trust_name(text: str) -> bool:
+    """Whether a trust anchor may be called that."""
+    return 0 < len(text) <= 64 and text.isprintable()
 
 
 def anchor_fault(anchor: TrustDocument) -> str | None:
     """Why a certificate can't be a trust anchor, None when it can."""
     try:
-        certificate = anchor.certificate()
+        (certificate,) = x509.load_pem_x509_certificates(anchor.pem.encode())
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
         return "the certificate has no basicConstraints, so it is not a CA's (trust the manufacturer's CA)"
-    except ValueError:
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension):
         return "not one certificate in PEM"
     if not constraints.ca:
         return "the certificate is not a CA's (trust the manufacturer's CA, not a device)"
@@ -224,5 +243,7 @@ def _unknown_keys(raw: Any, kind: Any, path: str) -> list[str]:
 
 
 def _is_http_url(text: str) -> bool:
-    prefix, _, host = text.partition("://")
-    return prefix == "http" and bool(host) and not any(c in host for c in "/?#@ ") and host.isascii()
+    return _HTTP_URL.fullmatch(text) is not None
+
+
+_HTTP_URL = re.compile(r"http://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")

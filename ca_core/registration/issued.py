@@ -95,6 +95,7 @@ def issued_unit(decision: Decision) -> Unit:
     # Beyond the row: what the conditions compare with.
     compared: Values = {
         "realm_version": realm.version,
+        "credential_key": requester.credential_key,
         "secret_id": secret.id if secret else None,
         "retry_since": decision.retry_since,
     }

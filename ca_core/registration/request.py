@@ -45,6 +45,7 @@ _OTHERS_KEY = (
     )
     .limit(1)
 )
+_NEWEST_EVENT = Query(select(func.max(audit.c.at)))
 # In one statement, because taking SQLite's read lock costs more than looking up a row.
 _FACTS = Query(
     select(select(func.max(audit.c.at)).scalar_subquery(), _BLOCKED.scalar_subquery(), _OTHERS_KEY.scalar_subquery())
@@ -136,6 +137,11 @@ class Registration:
             events = (_refused_event(refusal, call, realm.name, who[1], requester),)
         self._store.submit(Unit(Guard(insert, params), at, (prune,), events))
 
+    async def clock_is_behind(self) -> bool:
+        """Whether the clock stands more than a minute before the store's newest event; nothing is issued then."""
+        row = await self._store.first(_NEWEST_EVENT)
+        return row is not None and _is_behind(self._clock(), row[0])
+
     async def _decide(
         self, resolved: Resolved, requester: Requester, csr: ParsedCsr, operation: Operation, call: Call
     ) -> Issued:
@@ -173,7 +179,7 @@ class Registration:
             _FACTS, spki_sha256=csr.spki_sha256, realm_id=requester.realm_id, device_id=requester.device.id
         )
         newest_event, blocked, others_certificate = row or (None, None, None)
-        if newest_event is not None and to_ms(now) < newest_event - _CLOCK_LEEWAY_MS:
+        if _is_behind(now, newest_event):
             raise Unavailable("this machine's clock stands before the store's newest event: set the clock")
         if blocked is not None:
             raise BadKey("key_blocked", "The key is blocked.")
@@ -211,6 +217,10 @@ class Registration:
             self._audited.clear()
         self._audited[device_id, code] = now
         return True
+
+
+def _is_behind(now: dt.datetime, newest_event: int | None) -> bool:
+    return newest_event is not None and to_ms(now) < newest_event - _CLOCK_LEEWAY_MS
 
 
 def _refused_event(refusal: Refusal, call: Call, realm: str, device: str, requester: Requester | None) -> AuditEvent:

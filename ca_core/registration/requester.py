@@ -3,15 +3,23 @@
 import datetime as dt
 import hashlib
 
+from cryptography import x509
+from sqlalchemy import bindparam, select
+
 from ca_core.csr import ParsedCsr
 from ca_core.errors import NotAuthenticated, NotAuthorized, Refusal
 from ca_core.model import AUTHENTICATED, Evidence, Means, Requester
+from ca_core.public_key import check_public_key, spki_sha256
+from ca_core.records.query import Query
+from ca_core.records.schema import key_block
 from ca_core.records.store import Store
 from ca_core.registration.admission.idevid import admit_by_idevid
 from ca_core.registration.admission.own_certificate import find_own_certificate, judge_own_certificate
 from ca_core.registration.admission.secret import admit_by_secret
 from ca_core.registration.device import require_active
 from ca_core.registration.realm import Realm
+
+_BLOCKED = Query(select(key_block.c.reason).where(key_block.c.spki_sha256 == bindparam("spki_sha256")))
 
 
 async def authenticate(store: Store, realm: Realm, evidence: Evidence, csr: ParsedCsr, now: dt.datetime) -> Requester:
@@ -38,7 +46,7 @@ async def authenticate(store: Store, realm: Realm, evidence: Evidence, csr: Pars
             refusal.detail = f"{refusal.detail}; certificate: {unproven.code}".removeprefix("; ")
         raise
     require_active(device)
-    return Requester(realm.id, device, Means.SECRET, secret.hash, secret, None, evidence, AUTHENTICATED)
+    return Requester(realm.id, device, Means.SECRET, secret.hash, None, secret, None, evidence, AUTHENTICATED)
 
 
 async def _by_certificate(store: Store, realm: Realm, evidence: Evidence, now: dt.datetime) -> Requester:
@@ -46,9 +54,21 @@ async def _by_certificate(store: Store, realm: Realm, evidence: Evidence, now: d
     found = await find_own_certificate(store, realm, fingerprint)
     if found is not None:
         device, own = found
-        judge_own_certificate(realm, own, now)
+        judge_own_certificate(realm, device, own, now)
+        await _check_key(store, own.spki_sha256)
         require_active(device)
-        return Requester(realm.id, device, Means.OWN_CERTIFICATE, fingerprint, None, own, evidence, AUTHENTICATED)
+        return Requester(
+            realm.id, device, Means.OWN_CERTIFICATE, fingerprint, own.spki_sha256, None, own, evidence, AUTHENTICATED
+        )
     device = await admit_by_idevid(store, realm, evidence.chain, now)
+    leaf = x509.load_der_x509_certificate(evidence.chain[0])
+    key = spki_sha256(check_public_key(leaf.public_key()))
+    await _check_key(store, key)
     require_active(device)
-    return Requester(realm.id, device, Means.IDEVID, fingerprint, None, None, evidence, AUTHENTICATED)
+    return Requester(realm.id, device, Means.IDEVID, fingerprint, key, None, None, evidence, AUTHENTICATED)
+
+
+async def _check_key(store: Store, key: bytes) -> None:
+    """A compromised key proves nothing any more, whichever certificate of it is shown."""
+    if await store.first(_BLOCKED, spki_sha256=key) is not None:
+        raise NotAuthenticated("key_blocked", "The client certificate's key is blocked.")

@@ -168,7 +168,8 @@ class ServerCertificates:
         not_before, not_after = validity(now, LIFETIME, chosen.not_after)
         title = names[0].partition(":")[2]
         plan = CertificatePlan(
-            subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title[:64])]),
+            # A CN has at most 64 characters (RFC 5280 ub-common-name); clients read the SAN.
+            subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title)] if len(title) <= 64 else []),
             public_key=key.public_key,
             not_before=not_before,
             not_after=not_after,

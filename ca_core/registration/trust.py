@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 from ca_core.errors import OperatorError
 from ca_core.records.times import rfc3339
 from ca_core.registration.administration import RealmAdministration
-from ca_core.registration.document import TrustDocument, anchor_fault
+from ca_core.registration.document import TrustDocument, anchor_fault, is_trust_name
 from ca_core.rows import TrustRow
 
 
@@ -29,7 +29,7 @@ class Trust:
             raise OperatorError("trust_purpose", f"'{purpose[:20]}' is no purpose of trust", "use idevid or tls")
         try:
             certificates = x509.load_pem_x509_certificates(pem)
-        except ValueError as exc:
+        except (ValueError, x509.InvalidVersion) as exc:
             raise OperatorError("trust_invalid", "the file holds no certificate in PEM", "give a CA's PEM") from exc
         if len(certificates) != 1:
             raise OperatorError(
@@ -39,7 +39,7 @@ class Trust:
             )
         certificate = certificates[0]
         label = name or _title(certificate)
-        if not label or len(label) > 64 or not label.isprintable():
+        if not is_trust_name(label):
             raise OperatorError("trust_name", "the certificate gives no usable name", "give one with --name")
         anchor = TrustDocument(
             name=label,

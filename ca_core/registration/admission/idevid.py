@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from asn1crypto import core as asn1
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, VerificationError
 from sqlalchemy import bindparam, select
@@ -33,7 +34,19 @@ _BY_IDENTITY = Query(
 
 _MAX_DEPTH = 5
 _HARDWARE_MODULE_NAME = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.4")  # RFC 4108 5
-_CA_POLICY = ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)
+
+
+def _may_certify(_: object, __: object, usage: x509.KeyUsage | None) -> None:
+    # "If a key usage extension is present, verify that the keyCertSign bit is set." -- RFC 5280 6.1.4 (n)
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError("a CA's keyUsage does not allow it to sign certificates")
+
+
+_CA_POLICY = (
+    ExtensionPolicy.permit_all()
+    .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)
+    .may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _may_certify)
+)
 _EE_POLICY = ExtensionPolicy.permit_all()
 
 
@@ -69,9 +82,15 @@ def verify_idevid(realm: Realm, chain: tuple[bytes, ...], now: dt.datetime) -> I
         leaf, sent = certificates[0], certificates[1:]
         leaf_extensions = leaf.extensions
         check_public_key(leaf.public_key())
-    except BadKey as exc:
+    except (BadKey, UnsupportedAlgorithm) as exc:
         raise NotAuthenticated("chain_invalid", "The client certificate's key is not accepted.") from exc
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as exc:
+    except (
+        ValueError,
+        TypeError,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ) as exc:
         raise NotAuthenticated("certificate_malformed", "The client certificate can't be read.") from exc
     anchor = _path(realm, leaf, sent, now)
     if realm.document.admission.idevid == "off":

@@ -1,0 +1,169 @@
+"""A core to test with: made once per process, copied for each test, with a clock that stands until it is set."""
+
+import asyncio
+import datetime as dt
+import json
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from ca_core.authority.sealing import UnlockKey
+from ca_core.core import Core, CoreConfig
+from ca_core.csr import ParsedCsr
+from ca_core.errors import Refusal
+from ca_core.model import Call, Evidence, Issued, Operation, Refused, format_serial
+from ca_core.records.store import Hook
+from tests.helpers.bad_csr import good_csr
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+START = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
+PUBLIC_URL = "http://pki.example.com"
+OTHER_URL = "http://other-pki.example.com:8080"
+OTHER_HOST = "other.example.com"
+CALL = Call("test-0001", "est", "simpleenroll", "192.0.2.1")
+ME = "operator:test"
+
+
+class SetClock:
+    """A clock that stands until it is set."""
+
+    def __init__(self, now: dt.datetime = START) -> None:
+        self.now = now
+
+    def __call__(self) -> dt.datetime:
+        return self.now
+
+    def forward(self, **units: float) -> None:
+        self.now += dt.timedelta(**units)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The folder of one installation: the realms `default` and `other`, the second with a host and URL of its own."""
+
+    directory: Path
+    clock: SetClock
+
+    @property
+    def unlock_key(self) -> Path:
+        return self.directory / "keys" / "unlock"
+
+    def config(self, *, sealed: bool = False, demo: bool = False, hook: Hook | None = None) -> CoreConfig:
+        key = None if sealed else UnlockKey.load(self.unlock_key)
+        url = f"sqlite:///{self.directory}/enrolld.db"
+        return CoreConfig(url, key, PUBLIC_URL, demo=demo, clock=self.clock, hook=hook)
+
+    def open(self, *, sealed: bool = False, demo: bool = False, hook: Hook | None = None) -> Core:
+        return Core.open(self.config(sealed=sealed, demo=demo, hook=hook))
+
+    def copy_to(self, directory: Path) -> "Installation":
+        shutil.copytree(self.directory, directory)
+        return Installation(directory, SetClock())
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """What somebody with the database file could do or see."""
+        connection = sqlite3.connect(self.directory / "enrolld.db", isolation_level=None)
+        try:
+            return connection.execute(statement, values).fetchall()
+        finally:
+            connection.close()
+
+    def events(self, action: str) -> list[dict[str, Any]]:
+        """The details of all audit events of one kind, oldest first."""
+        rows = self.sql("SELECT details FROM audit WHERE action = ? ORDER BY rowid", action)
+        return [json.loads(row[0]) for row in rows]
+
+
+def make_installation(directory: Path) -> Installation:
+    """A new installation at `START`."""
+    made = Installation(directory, SetClock())
+    UnlockKey.generate(made.unlock_key)
+
+    async def create() -> None:
+        core = await Core.create(made.config())
+        try:
+            await core.realms.add("other", hosts=[OTHER_HOST], public_url=OTHER_URL, actor=ME)
+            await core.crls.publish(only_due=True)
+        finally:
+            core.close()
+
+    asyncio.run(create())
+    return made
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A device that has a certificate."""
+
+    name: str
+    secret: str
+    key: PrivateKey
+    certificate: bytes
+    serial: str
+
+    @property
+    def evidence(self) -> Evidence:
+        return Evidence(chain=(self.certificate,))
+
+    @property
+    def x509(self) -> x509.Certificate:
+        return x509.load_der_x509_certificate(self.certificate)
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def csr_of(key: PrivateKey, common_name: str | None = "sensor", **options: Any) -> ParsedCsr:
+    return ParsedCsr.parse(good_csr(key, common_name, **options))
+
+
+async def ask(
+    core: Core,
+    evidence: Evidence,
+    csr: ParsedCsr,
+    *,
+    operation: Operation = Operation.ENROLL,
+    label: str | None = None,
+    host: str | None = None,
+) -> Issued:
+    """Ask for a certificate as the protocols do; a refusal is raised."""
+    resolved = await core.realms.resolve("est", label, host)
+    requester = await core.registration.authenticate(resolved, evidence, csr)
+    outcome = await core.registration.enroll(resolved, requester, csr, operation, CALL)
+    if isinstance(outcome, Refused):
+        raise outcome.refusal
+    assert isinstance(outcome, Issued)
+    return outcome
+
+
+async def code_of(core: Core, evidence: Evidence, csr: ParsedCsr, **options: Any) -> str:
+    """The code that a request is refused with; `issued` when it is not."""
+    try:
+        await ask(core, evidence, csr, **options)
+    except Refusal as refusal:
+        return refusal.code
+    return "issued"
+
+
+async def enrolled(
+    core: Core, name: str = "sensor", *, realm: str = "default", key: PrivateKey | None = None, **options: Any
+) -> Enrolled:
+    """A new device with its first certificate."""
+    own = key or new_key()
+    handed = await core.devices.add(realm, name, actor=ME, **options)
+    label = None if realm == "default" else realm
+    issued = await ask(core, Evidence(username="", secret=handed.secret), csr_of(own, name), label=label)
+    return Enrolled(name, handed.secret, own, issued.certificate, format_serial(issued.serial))
+
+
+async def edit_realm(core: Core, name: str, old: str, new: str) -> None:
+    """Change one place of a realm's document, as an operator does."""
+    text = await core.realms.export(name)
+    assert text.count(old) == 1
+    await core.realms.apply(text.replace(old, new), actor=ME)
