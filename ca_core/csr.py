@@ -239,7 +239,7 @@ def _read_extensions(csr: x509.CertificateSigningRequest, der: bytes) -> tuple[t
     san: tuple[str, ...] = ()
     usages: tuple[str, ...] = ()
     ca_requested = False
-    for extension in _extensions(csr, der):
+    for extension in _extensions(csr):
         value = extension.value
         if isinstance(value, x509.SubjectAlternativeName):
             count = len(value)
@@ -260,11 +260,9 @@ def _read_extensions(csr: x509.CertificateSigningRequest, der: bytes) -> tuple[t
     return san, ca_requested, usages
 
 
-def _extensions(csr: x509.CertificateSigningRequest, der: bytes) -> x509.Extensions:
+def _extensions(csr: x509.CertificateSigningRequest) -> x509.Extensions:
     try:
-        if _DIRECTORY_NAME not in der:
-            return csr.extensions
-        with _QUIET, warnings.catch_warnings(action="ignore"):  # lengths in a directoryName, which no profile gives
+        with _QUIET, warnings.catch_warnings(action="ignore"):  # lengths and serials of what no profile gives
             return csr.extensions
     except x509.DuplicateExtension as exc:
         # "A certificate MUST NOT include more than one instance of a particular extension." -- RFC 5280 4.2
@@ -281,8 +279,6 @@ def _extensions(csr: x509.CertificateSigningRequest, der: bytes) -> x509.Extensi
 
 _QUIET = threading.Lock()
 """Held while warnings are off, because that is a setting of the whole process."""
-
-_DIRECTORY_NAME = b"\xa4"  # the tag of a directoryName; wherever else the octet stands, it costs a few microseconds
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

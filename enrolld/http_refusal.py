@@ -70,7 +70,7 @@ _PARSER_REFUSALS: tuple[tuple[type[Exception], str, int, str, str], ...] = (
     (http_exceptions.LineTooLong, "", 431, "http_field_too_long", "A header field is too long."),
     (http_exceptions.BadHttpMessage, "Too many headers", 431, "http_too_many_fields", "There are too many headers."),
     (http_exceptions.BadHttpMessage, "Missing 'Host'", 400, "http_no_host", "The request has no Host header."),
-    (http_exceptions.BadHttpMethod, "Received HTTPS", 400, "http_got_tls", "This port speaks plain HTTP."),
+    (http_exceptions.BadHttpMethod, "Received HTTPS", 400, "http_got_tls", "This is TLS where HTTP was expected."),
 )
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, case, select
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.model import Clock, DeviceState
-from ca_core.names import parse_device_name, parse_duration, parse_moment, parse_san, username_of
+from ca_core.names import DEFAULT_REALM, parse_device_name, parse_duration, parse_moment, parse_san, username_of
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Row, Values, insert_into
 from ca_core.records.schema import certificate, device, device_secret, realm
@@ -356,8 +356,9 @@ def _device(row: Row) -> DeviceRow:
 def _sentence(
     shown: DeviceRow, attempts: Sequence[AttemptRow], last: Row | None, open_secret: Row | None, now: dt.datetime
 ) -> str:
+    typed = shown.device if shown.realm == DEFAULT_REALM else f"{shown.device} --realm {shown.realm}"
     if shown.state == "suspended":
-        return f"It is suspended; 'enrolld device resume {shown.device}' lets it in again."
+        return f"It is suspended; 'enrolld device resume {typed}' lets it in again."
     if shown.state == "retired":
         return "It is retired."
     newest = attempts[0] if attempts else None
@@ -369,10 +370,10 @@ def _sentence(
         serial, not_after, status = last
         until = rfc3339(from_ms(not_after))
         if status != "valid":
-            return f"Its last certificate, {serial}, is revoked; 'enrolld device secret {shown.device}' starts anew."
+            return f"Its last certificate, {serial}, is revoked; 'enrolld device secret {typed}' starts anew."
         if from_ms(not_after) < now:
             return f"Its last certificate, {serial}, expired {until}, and it did not renew it."
         return f"All is well: its certificate {serial} is valid until {until}."
     if open_secret is not None and from_ms(open_secret[0]) > now:
         return f"It never asked; its secret waits to be used until {rfc3339(from_ms(open_secret[0]))}."
-    return f"It never asked, and it has no usable secret; 'enrolld device secret {shown.device}' makes one."
+    return f"It never asked, and it has no usable secret; 'enrolld device secret {typed}' makes one."

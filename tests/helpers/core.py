@@ -1,10 +1,12 @@
 """A core to test with: made once per process, copied for each test, with a clock that stands until it is set."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,11 @@ class Installation:
             return connection.execute(statement, values).fetchall()
         finally:
             connection.close()
+
+    def sql_many(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """One statement for many rows, in one transaction."""
+        with contextlib.closing(sqlite3.connect(self.directory / "enrolld.db")) as connection, connection:
+            connection.executemany(statement, rows)
 
     def events(self, action: str) -> list[dict[str, Any]]:
         """The details of all audit events of one kind, oldest first."""

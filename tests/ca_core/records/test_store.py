@@ -286,8 +286,7 @@ def test_a_store_of_another_revision_is_refused(path: Path) -> None:
     connection.commit()
     connection.close()
     with pytest.raises(OperatorError) as caught:
-        made_again = open_store(f"sqlite:///{path}", process="test", version="1")
-        made_again.close()
+        open_store(f"sqlite:///{path}", process="test", version="1")
     assert caught.value.code == "store_revision"
 
 

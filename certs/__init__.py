@@ -1,0 +1,1 @@
+"""A demo PKI for trying enrolld, and for its tests."""
