@@ -252,9 +252,13 @@ def test_a_full_disk_behind_stdout_is_told() -> None:
     with Path("/dev/full").open("w") as full:
         done = run("--help", stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert done.returncode == 1
-    assert (
-        done.stderr == "enrolld: The system refused: No space left on device.\n  Look at permissions and disk space.\n"
+    # Whether it shows at the write or at the flush depends on how the interpreter buffers.
+    first, *rest = done.stderr.splitlines()
+    assert first in (
+        "enrolld: The system refused: No space left on device.",
+        "enrolld: The answer can't be written: No space left on device.",
     )
+    assert rest in ([], ["  Look at permissions and disk space."])
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

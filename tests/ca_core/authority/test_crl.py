@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from asn1crypto import crl as asn1_crl
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -53,6 +54,9 @@ async def _from(core: Core, issuer: str) -> Enrolled:
 async def test_a_first_crl_is_there_empty_and_valid_for_a_week(core: Core, issuer: str) -> None:
     crl = await _crl(core, issuer)
     assert list(crl) == []
+    # "When there are no revoked certificates, the revoked certificates list MUST be absent." -- RFC 5280 5.1.2.6
+    parsed = asn1_crl.TbsCertList.load(crl.tbs_certlist_bytes, strict=True)
+    assert "revoked_certificates" not in {key for key, value in parsed.native.items() if value is not None}
     assert _number(crl) == 1
     assert crl.last_update_utc == START
     assert crl.next_update_utc == START + 7 * DAY

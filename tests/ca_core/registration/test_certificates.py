@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from hashlib import sha256
 
 import pytest
 from cryptography import x509
@@ -202,7 +203,5 @@ async def test_a_list_shows_what_is_asked_for_page_by_page(core: Core) -> None:
 
 
 async def test_a_fingerprint_is_that_of_the_certificate(core: Core, device: Enrolled) -> None:
-    from hashlib import sha256
-
     row = await core.certificates.find(device.serial)
     assert row.fingerprint_sha256 == sha256(device.x509.public_bytes(Encoding.DER)).hexdigest()

@@ -22,6 +22,7 @@ from ca_core.registration.document import (
     to_json,
     to_toml,
 )
+from ca_core.registration.realm import Realm
 from tests.helpers import factory
 from tests.helpers.core import ME, OTHER_HOST, Installation, edit_realm
 
@@ -354,6 +355,28 @@ async def test_a_host_belongs_to_one_realm(core: Core, host: str) -> None:
     await edit_realm(core, "other", OTHER_HOST, "moved.example.com")
     await edit_realm(core, "default", "hosts = []", f'hosts = ["{host}"]')
     assert (await core.realms.show("default")).hosts == [OTHER_HOST]
+
+
+async def test_two_realms_that_take_one_host_at_once_do_not_both_get_it(core: Core, second: Core) -> None:
+    one, two = await core.realms.get("default"), await second.realms.get("other")
+    looked = await second.realms.current()
+
+    async def stale() -> dict[str, Realm]:
+        return looked
+
+    fresh = second.realms.current
+    taken = ("new.example.com",)
+    await core.realms.replace(one, msgspec.structs.replace(one.document, hosts=taken), "realm.applied", {}, ME)
+    second.realms.current = stale  # type: ignore[method-assign]  # as if the change came just after the look
+    edited = msgspec.structs.replace(two.document, hosts=taken)
+    with pytest.raises(OperatorError) as caught:
+        await second.realms.replace(two, edited, "realm.applied", {}, ME)
+    assert caught.value.code == "realm_changed"
+    second.realms.current = fresh  # type: ignore[method-assign]  # the twins
+    with pytest.raises(OperatorError) as caught:
+        await second.realms.replace(two, edited, "realm.applied", {}, ME)
+    assert caught.value.code == "host_taken"
+    assert (await second.realms.replace(two, two.document, "realm.applied", {}, ME)).version == 2
 
 
 @pytest.mark.parametrize(

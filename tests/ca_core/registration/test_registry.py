@@ -239,6 +239,15 @@ async def test_suspending_touches_one_device_of_one_realm(core: Core) -> None:
     ]
 
 
+async def test_resuming_touches_one_device_of_one_realm(core: Core) -> None:
+    for realm in ("other", "default"):
+        await core.devices.add(realm, "sensor", actor=ME)
+        await core.devices.suspend(realm, "sensor", actor=ME)
+    await core.devices.resume("default", "sensor", actor=ME)
+    states = [(row.realm, row.state) for row in await core.devices.list(limit=10)]
+    assert states == [("other", "suspended"), ("default", "expected")]
+
+
 # --- why -------------------------------------------------------------------------------------------------------------
 
 
@@ -305,7 +314,9 @@ async def test_a_list_goes_on_after_the_last_row_also_while_devices_are_added(co
         if len(seen) == 3:
             await core.devices.add("default", "late", actor=ME)
     assert seen == [*names, "late"]
-    assert len(await core.devices.list(limit=100)) == 15
+    everything = await core.devices.list(limit=100)
+    assert len(everything) == 15
+    assert await core.devices.list(limit=100, after=everything[3].id) == everything[4:]
     assert await core.devices.list("default", limit=100, after=str(10**17)) == []
 
 

@@ -8,12 +8,22 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from cryptography.x509.verification import PolicyBuilder, Store
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from ca_core.core import Core
 from ca_core.errors import InternalError, OperatorError, Unavailable
 from ca_core.registration.servers import SHARED, ServerIdentity, shared_names
-from tests.helpers.core import ME, OTHER_HOST, START, Installation, SetClock, edit_realm, enrolled
+from tests.helpers.core import (
+    ME,
+    OTHER_HOST,
+    OTHER_URL,
+    PUBLIC_URL,
+    START,
+    Installation,
+    SetClock,
+    edit_realm,
+    enrolled,
+)
 
 NAMES = ["pki.example.com", "192.0.2.7"]
 DAY = dt.timedelta(days=1)
@@ -28,8 +38,6 @@ async def _verifies(core: Core, realm: str, shown: ServerIdentity, name: str, no
     root = x509.load_der_x509_certificate((await core.issuers.export(realm))[0])
     subject = x509.DNSName(name)
     verifier = PolicyBuilder().store(Store([root])).time(now).build_server_verifier(subject)
-    from cryptography.x509.verification import VerificationError
-
     try:
         verifier.verify(_leaf(shown), [x509.load_der_x509_certificate(der) for der in shown.chain[1:]])
     except VerificationError:
@@ -70,6 +78,17 @@ async def test_a_server_certificate_serves_servers_only(core: Core) -> None:
     assert shown.private_key.public_key() == leaf.public_key()
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert set(names) == {x509.DNSName(NAMES[0]), x509.IPAddress(ipaddress.ip_address(NAMES[1]))}
+
+
+async def test_a_server_certificate_points_to_the_crl_of_its_realm(core: Core) -> None:
+    await core.server_certificates.ensure(NAMES)
+    for host, url in (
+        (None, f"{PUBLIC_URL}/pki/default-ec-1/0.crl"),
+        (OTHER_HOST, f"{OTHER_URL}/pki/other-ec-1/0.crl"),
+    ):
+        leaf = _leaf(core.server_certificates.select(host))
+        (point,) = leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+        assert point.full_name == [x509.UniformResourceIdentifier(url)]
 
 
 def test_without_names_the_certificate_is_for_this_machine() -> None:
