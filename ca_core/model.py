@@ -171,7 +171,7 @@ class Requester:
     realm_id: int
     device: DeviceRecord
     means: Means
-    credential: bytes
+    credential: bytes = field(repr=False)
     credential_key: bytes | None
     secret: SecretRecord | None
     certificate: OwnCertificate | None

@@ -74,7 +74,8 @@ def parse_san(text: str) -> str:
     kind = kind.upper()
     if colon and kind == "DNS":
         return f"DNS:{parse_host(value)}"
-    if colon and kind == "IP" and _is_address(value) and "%" not in value:  # an iPAddress has no room for a zone
+    if colon and kind == "IP" and _is_address(value) and not re.search(r"%|^[:0]*:ffff:", value, re.IGNORECASE):
+        # An iPAddress has no room for a zone, and Pythons differ in how they write an IPv4-mapped address.
         return f"IP:{ipaddress.ip_address(value)}"
     if colon and kind == "URI" and _URI.fullmatch(value):
         return f"URI:{value}"

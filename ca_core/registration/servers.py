@@ -38,6 +38,7 @@ from ca_core.registration.realm import Realm, Realms
 SHARED = "*"
 LIFETIME = dt.timedelta(days=90)
 RENEW_BEFORE = dt.timedelta(days=30)
+_WORTHWHILE = dt.timedelta(hours=1)
 
 _w = server_certificate.c
 _KEPT = Query(
@@ -117,8 +118,10 @@ class ServerCertificates:
             for host, host_names in wanted.items():
                 row = kept.get((found.id, host))
                 fresh = row is not None and from_ms(row[3]) - now > RENEW_BEFORE
-                if row is None or not fresh or tuple(json.loads(row[2])) != host_names:
-                    await self._make(found, host, host_names, row[7] if row else 0, now)
+                if row is None or tuple(json.loads(row[2])) != host_names:
+                    await self._make(found, host, host_names, row[7] if row else 0, now, None)
+                elif not fresh:
+                    await self._make(found, host, host_names, row[7], now, from_ms(row[3]))
         await self.refresh()
 
     async def refresh(self) -> bool:
@@ -158,12 +161,22 @@ class ServerCertificates:
         """What is shown, by host; `*` is the shared host."""
         return dict(self._shown)
 
-    async def _make(self, found: Realm, host: str, names: tuple[str, ...], found_id: int, now: dt.datetime) -> None:
+    async def _make(
+        self,
+        found: Realm,
+        host: str,
+        names: tuple[str, ...],
+        found_id: int,
+        now: dt.datetime,
+        shown_until: dt.datetime | None,
+    ) -> None:
         issuers = await self._issuers.of_realm(found.id, found.version)
         active = [i for i in issuers if i.family == "ec" and i.state == "active"]
         if not active:
             raise InternalError(f"realm {found.name} has no active issuer for its server certificate")
         chosen = max(active, key=lambda i: i.generation)
+        if shown_until is not None and min(now + LIFETIME, chosen.not_after) <= shown_until + _WORTHWHILE:
+            return  # the issuer itself ends: a new certificate would last no longer
         key = self._issuance.new_key("p-256")
         not_before, not_after = validity(now, LIFETIME, chosen.not_after)
         title = names[0].partition(":")[2]

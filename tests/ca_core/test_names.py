@@ -272,3 +272,11 @@ def test_a_message_never_repeats_what_was_typed_raw_or_whole() -> None:
         names.parse_device_name("\x1b]0;" + "x" * 5000)
     assert "\\x1b" in caught.value.message
     assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize("text", ["IP:::ffff:1.2.3.4", "IP:0:0:0:0:0:FFFF:102:304"])
+def test_an_address_that_is_written_in_two_ways_is_refused(text: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        parse_san(text)
+    assert caught.value.code == "san_invalid"
+    assert parse_san("IP:2001:db8:0::1") == "IP:2001:db8::1"

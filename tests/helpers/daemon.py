@@ -204,7 +204,7 @@ async def _await(something: Awaitable[T]) -> T:
 def _environment() -> dict[str, str]:
     """Ours, without what would point enrolld elsewhere, and with every warning shown."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ENROLLD_")}
-    return {**kept, "PYTHONWARNINGS": "default", "PYTHONDEVMODE": "0"}
+    return {**kept, "PYTHONWARNINGS": "default"}
 
 
 def _wait_until_serving(process: subprocess.Popen[bytes], directory: Path, output: Path) -> Json:

@@ -286,3 +286,17 @@ async def test_issuers_are_listed_by_realm_and_given_by_name(core: Core) -> None
     assert list(await core.issuers.export("other")) == [await core.issuers.certificate(row.issuer) for row in rows]
     with pytest.raises(OperatorError):
         await core.issuers.list("nowhere")
+
+
+async def test_a_certificate_that_its_issuer_cannot_prolong_is_not_made_again_and_again(
+    core: Core, installation: Installation, clock: SetClock
+) -> None:
+    [ends] = installation.sql("SELECT not_after FROM issuer WHERE name = 'default-ec-1'")[0]
+    clock.now = dt.datetime.fromtimestamp(ends / 1000, dt.UTC) - dt.timedelta(days=20)
+    await core.server_certificates.ensure(["pki.example.com"])
+    first = core.server_certificates.select(None).fingerprint
+    clock.forward(days=1)
+    await core.server_certificates.ensure(["pki.example.com"])
+    assert core.server_certificates.select(None).fingerprint == first
+    await core.server_certificates.ensure(["other.example.org"])
+    assert core.server_certificates.select(None).fingerprint != first, "other names are worth one"
