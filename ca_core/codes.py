@@ -82,6 +82,8 @@ CODES: dict[str, str] = {
     "certificate_expired": "The client certificate has expired; give the device a secret and enroll it again.",
     "certificate_not_yet_valid": "The client certificate is not valid yet; look at the clocks.",
     "certificate_revoked": "The client certificate is revoked; if the device is sound, give it a secret.",
+    "newer_certificate_revoked": "A newer certificate of the device was revoked, so older ones renew nothing; if "
+    "the device is sound, give it a secret.",
     "certificate_not_for_clients": "The client certificate is made for another purpose than to prove who a client is.",
     "certificate_malformed": "The client certificate can't be read.",
     "chain_incomplete": "Have the device send its manufacturer's intermediate CA certificates with its own, or trust "
@@ -105,8 +107,10 @@ CODES: dict[str, str] = {
     "renewal_san_mismatch": "A renewal must repeat the subjectAltName of the certificate it renews, or leave it out.",
     "ca_requested": "The CSR asks for a CA certificate; devices never get one.",
     "extension_not_allowed": "The CSR asks for a purpose that the profile does not give.",
-    "profile_not_allowed": "The device is bound to another profile than the label names.",
+    "profile_not_allowed": "The label names another profile than the device has; without one of its own it has the "
+    "realm's default for EST. 'enrolld device add NAME --profile P' gives a device a profile.",
     "rekey_required": "The profile wants a new key with each renewal.",
     "retry_other_names": "The same key asked again with other names; make a new secret for the new names.",
+    "internal_error": "enrolld itself failed; the log has the reason under this request id, 'enrolld check' may too.",
     "changed_meanwhile": "The realm, the device or its credential changed while the request was served; ask again.",
 }

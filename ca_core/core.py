@@ -1,6 +1,7 @@
 """The core as one object: opens the store and the keys, and hands the rooms to the protocols and the command line."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,7 +14,7 @@ from ca_core.authority.crl import Crls
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuer, Issuers
 from ca_core.authority.sealing import UnlockKey
-from ca_core.errors import CoreError, OperatorError
+from ca_core.errors import CoreError, OperatorError, SealingFailed
 from ca_core.model import Clock
 from ca_core.names import DEFAULT_REALM
 from ca_core.public_key import check_public_key, describe_key
@@ -33,6 +34,8 @@ from ca_core.registration.request import Registration
 from ca_core.registration.servers import SHARED, ServerCertificates
 from ca_core.registration.trust import Trust
 from ca_core.rows import CrlRow, Finding, IssuerRow, RealmStatus, Revocation, Status
+
+_LOG = logging.getLogger(__name__)
 
 VERSION = metadata.version("enrolld")
 
@@ -150,7 +153,7 @@ class Core:
                 await self.server_certificates.refresh()
             except CoreError as exc:
                 findings.append(_finding("error", "server_key", str(exc), "restore the store, or its unlock key"))
-        findings += await self._check_hosts()
+        findings += await self._check_hosts(names)
         if self.config.demo and not names:
             findings.append(
                 _finding(
@@ -207,8 +210,20 @@ class Core:
             findings.append(_finding("error", "crl_behind", text, "run 'enrolld crl publish'"))
         return findings
 
-    async def _check_hosts(self) -> list[Finding]:
-        return [
+    async def _check_hosts(self, names: Sequence[str]) -> list[Finding]:
+        own = {name.lower().removesuffix(".") for name in names}
+        taken = [
+            _finding(
+                "error",
+                "host_taken",
+                f"{host} is this server's own name and a host of realm {found.name}, so no other realm can use it",
+                f"take it out of 'hosts' of realm {found.name}, or give this server another name",
+            )
+            for found in (await self.realms.current()).values()
+            for host in found.document.hosts
+            if host in own and found.state == "active"
+        ]
+        return taken + [
             _finding(
                 "warning",
                 "realm_without_host",
@@ -227,20 +242,36 @@ class CrlDesk:
         self._crls = crls
         self._issuers = issuers
         self._realms = realms
+        self._complained: set[str] = set()
 
     async def publish(
         self, issuer: str | None = None, *, only_due: bool = False, actor: str = "enrolld"
     ) -> list[CrlRow]:
-        """Sign and store the next CRL of one issuer or of all. Raises `OperatorError`, `Unavailable`."""
+        """Sign and store the next CRL of one issuer or of all; with `only_due`, of those that need one.
+
+        Raises `OperatorError`, `Unavailable`, and `SealingFailed` after all others were made; with `only_due`, the
+        work of the daemon, that is logged instead.
+        """
         names = await self._realm_names()
         rows: list[CrlRow] = []
+        failed: list[SealingFailed] = []
         for found in await self._chosen(issuer):
             if only_due and not await self._crls.is_due(found):
                 continue
-            await self._crls.publish(found, actor=actor)
+            try:
+                await self._crls.publish(found, actor=actor)
+            except SealingFailed as exc:
+                # One realm whose key is lost must not keep the others' revocations from being published.
+                failed.append(exc)
+                if only_due and found.name not in self._complained:
+                    self._complained.add(found.name)
+                    _LOG.error("no CRL of %s can be published: %s", found.name, exc)
+                continue
             row = await self._row(found, names)
             if row is not None:
                 rows.append(row)
+        if failed and not only_due:
+            raise failed[0]
         return rows
 
     async def due(self) -> list[str]:

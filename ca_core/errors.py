@@ -111,7 +111,9 @@ class OperatorError(CoreError):
 
 
 class InternalError(CoreError):
-    """Our fault: its text is logged, never sent."""
+    """Our fault: its text is logged, never sent. `recorded` when the attempts hold it already."""
+
+    recorded = False
 
 
 class Unavailable(InternalError):

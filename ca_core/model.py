@@ -142,7 +142,10 @@ class SecretRecord:
 
 @dataclass(frozen=True, slots=True)
 class OwnCertificate:
-    """A certificate that this realm issued to a device, as read."""
+    """A certificate that this realm issued to a device, as read.
+
+    `newer_is_revoked`: the device had a later one, and that was revoked.
+    """
 
     id: int
     serial: Serial
@@ -153,6 +156,7 @@ class OwnCertificate:
     not_after: dt.datetime
     status: Literal["valid", "revoked", "hold"]
     profile: str
+    newer_is_revoked: bool
 
 
 AUTHENTICATED = object()

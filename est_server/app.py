@@ -79,6 +79,8 @@ class _Endpoint:
             answer = refusal_answer(refusal, request_id, realm=resolved.realm.name if resolved else None, allow=allow)
         except Exception as error:
             log.exception("request failed", extra={"ecs": {"enrolld.request_id": request_id}})
+            if not getattr(error, "recorded", False):
+                self.core.registration.failed(call, resolved, type(error).__name__)
             answer = failure(error, request_id)
         response = _response(answer, request_id)
         fields = {"event.code": answer.code, "enrolld.realm": resolved.realm.name if resolved else ""}

@@ -33,8 +33,10 @@ PKCS10 = "application/pkcs10"
 CHALLENGE_PASSWORD = "1.2.840.113549.1.9.7"  # noqa: S105  # the OID of an attribute
 
 
-def check_media(content_type: str | None, content_encoding: str | None) -> None:
+def check_media(content_type: str | None, content_encoding: str | None, transfer_encoding: str | None = None) -> None:
     """Raise UnsupportedMedia unless the headers announce a PKCS#10 request that is not compressed."""
+    if transfer_encoding is not None and transfer_encoding.strip().lower() != "chunked":
+        raise UnsupportedMedia("content_coding_unsupported", "A body with this Transfer-Encoding is not read here.")
     if content_encoding is not None and content_encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMedia("content_coding_unsupported", "A body with a Content-Encoding is not read here.")
     # "The HTTP content-type of "application/pkcs10" is used here." -- RFC 7030 4.2.1

@@ -60,6 +60,10 @@ class Registration(Protocol):
         """Record a refusal that was raised before `enroll`."""
         ...
 
+    def failed(self, call: Call, resolved: Resolved | None, reason: str) -> None:
+        """Record a request that failed by our own fault."""
+        ...
+
 
 class Core(Protocol):
     """What EST needs of the CA core."""
@@ -144,7 +148,7 @@ async def _enroll(exchange: Exchange, operation: Operation) -> Answer:
     headers, resolved = exchange.request.headers, exchange.resolved
     registration = exchange.core.registration
     evidence = read_evidence(exchange.peer, headers.getall("Authorization", ()))
-    check_media(headers.get("Content-Type"), headers.get("Content-Encoding"))
+    check_media(headers.get("Content-Type"), headers.get("Content-Encoding"), headers.get("Transfer-Encoding"))
     csr = ParsedCsr.parse(decode_request_body(await _read_body(exchange.request)))
     requester = await registration.authenticate(resolved, evidence, csr)
     check_channel_binding(csr, exchange.peer, required=_needs_channel_binding(resolved))

@@ -51,7 +51,7 @@ async def make_realm_ca(issuance: Issuance, realm: str, public_url: str, now: dt
     root: Issuer | None = None
     for family, (kind, lifetime) in _SHAPE.items():
         name = issuer_name(realm, family, 1)
-        key = issuance.new_key(kind)
+        key = await issuance.new_key(kind)
         plan = _plan(realm, family, key, lifetime, now, root)
         if root is None:
             signed = await issuance.self_sign(plan, key)

@@ -27,6 +27,7 @@ from ca_core.records.store import Store
 
 _Extension = x509.Extension[x509.ExtensionType]
 
+_FIRST_KEY = Query(select(sealed_key.c.name, sealed_key.c.pkcs8).order_by(sealed_key.c.id).limit(1))
 _KEY = Query(
     select(sealed_key.c.pkcs8).where(
         sealed_key.c.name == bindparam("name"), sealed_key.c.purpose == bindparam("purpose")
@@ -62,6 +63,7 @@ class Issuance:
     def __init__(self, store: Store, unlock_key: UnlockKey | None) -> None:
         self._store = store
         self._unlock_key = unlock_key
+        self._unlock_key_is_proven = False
         # By certificate, not by name: a name that another node gave to another key never picks the wrong one.
         self._signers: dict[bytes, Signer] = {}
         self._fixed: dict[tuple[str, str], tuple[_Extension, ...]] = {}
@@ -83,10 +85,14 @@ class Issuance:
         """The signature over a TBSCertList of `issuer`."""
         return await (await self._signer(issuer)).sign(tbs)
 
-    def new_key(self, kind: str) -> NewKey:
-        """Make and seal a key: `rsa-2048`, `rsa-3072`, `rsa-4096`, `p-256` or `p-384`."""
+    async def new_key(self, kind: str) -> NewKey:
+        """Make and seal a key: `rsa-2048`, `rsa-3072`, `rsa-4096`, `p-256` or `p-384`.
+
+        Raises `SealingFailed` when the store's keys were sealed with another unlock key, `Unavailable` without one.
+        """
         if self._unlock_key is None:
             raise Unavailable("no unlock key: keys can't be made")
+        await self._prove_unlock_key()
         key: PrivateKey
         if kind.startswith("rsa-"):
             key = rsa.generate_private_key(65537, int(kind.removeprefix("rsa-")))
@@ -137,6 +143,15 @@ class Issuance:
         if key.public_key() != public_key:
             raise SealingFailed(f"the key {name} does not belong to its certificate")
         return key
+
+    async def _prove_unlock_key(self) -> None:
+        """A key that is sealed with the wrong unlock key is lost: see that it opens the store's first one."""
+        if self._unlock_key_is_proven:
+            return
+        row = await self._store.first(_FIRST_KEY)
+        if row is not None:
+            self._open(row[1], row[0])
+        self._unlock_key_is_proven = True
 
     def _open(self, pkcs8: bytes, name: str) -> PrivateKey:
         if self._unlock_key is None:

@@ -1,6 +1,7 @@
 """What operators do with realms. Every change is a new version of the realm's document."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 from sqlalchemy import bindparam, func, select
@@ -9,10 +10,10 @@ from ca_core.authority.ceremony import make_realm_ca
 from ca_core.authority.issuance import Issuance
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.model import Clock
-from ca_core.names import parse_host, parse_realm_name
+from ca_core.names import DEFAULT_REALM, parse_host, parse_realm_name
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Values, insert_into
-from ca_core.records.schema import realm, realm_version
+from ca_core.records.schema import realm, realm_version, server_certificate
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
@@ -38,6 +39,7 @@ _NEW_VERSION = Query(
     .values(version=_r.version + 1)
     .returning(_r.id)
 )
+_SHARED_NAMES = Query(select(server_certificate.c.names).where(server_certificate.c.host == "*"))
 _DOCUMENT = Query(insert_into(realm_version).values(realm_id=bindparam("guard_id")))
 
 
@@ -69,7 +71,7 @@ class RealmAdministration(Realms):
         current = await self.current()
         if name in current:
             raise OperatorError("realm_exists", f"there is a realm '{name}'", "'enrolld realm show' shows it")
-        _check_hosts(document, current)
+        _check_hosts(document, current, await self._own_names())
         now = self._clock()
         ceremony = await make_realm_ca(self._issuance, name, public_url or self._public_url, now)
         at = to_ms(now)
@@ -93,10 +95,20 @@ class RealmAdministration(Realms):
         return await self.show(name)
 
     async def apply(self, text: str, *, actor: str) -> RealmRow:
-        """Put a document (TOML) into force as the realm's next version. Raises `OperatorError` with every fault."""
+        """Put a document (TOML) into force as the realm's next version. Raises `OperatorError` with every fault.
+
+        One without news makes no version: each new one ends the retransmissions of the one before.
+        """
         document = parse_toml(text)
         found = await self.get(document.name)
+        if document == found.document:
+            return await self.show(found.name)
         return await self.replace(found, document, "realm.applied", {}, actor)
+
+    async def _own_names(self) -> set[str]:
+        """The names of the shared host, as its certificate has them."""
+        row = await self._store.first(_SHARED_NAMES)
+        return set(json.loads(row[0])) if row else set()
 
     async def replace(
         self, found: Realm, document: RealmDocument, action: str, details: dict[str, str], actor: str
@@ -104,7 +116,7 @@ class RealmAdministration(Realms):
         """Put a document into force as the next version, with an audit event `action`. Raises `OperatorError`."""
         document = validated(document)
         current = await self.current()
-        _check_hosts(document, current)
+        _check_hosts(document, current, await self._own_names())
         at = to_ms(self._clock())
         guard = Guard(_NEW_VERSION, {"of_realm": found.id, "of_version": found.version, "stamp": _stamp(current)})
         steps = (Step(_DOCUMENT, _version_row(document, found.version + 1, at, actor)),)
@@ -121,7 +133,12 @@ class RealmAdministration(Realms):
         return await self.show(found.name)
 
 
-def _check_hosts(document: RealmDocument, current: dict[str, Realm]) -> None:
+def _check_hosts(document: RealmDocument, current: dict[str, Realm], own: set[str]) -> None:
+    for host in document.hosts:
+        if f"DNS:{host}" in own and document.name != DEFAULT_REALM:
+            raise OperatorError(
+                "host_taken", f"the host {host} is this server's own name, for all realms", "use another host name"
+            )
     for other in current.values():
         both = set(other.document.hosts) & set(document.hosts)
         if other.name != document.name and both:

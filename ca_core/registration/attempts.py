@@ -1,8 +1,8 @@
 """Recent attempts: what devices and unknown callers asked, and why it was refused. A bounded table.
 
 Each device keeps its last twenty, each unknown source its last twenty, and all unknown callers together ten thousand.
-Refusals of callers who proved nothing are written at a limited rate, behind the answer: junk costs a counter, not a
-commit.
+Refusals are written at a limited rate, behind the answer: junk costs a counter, not a commit, and one noisy source does
+not keep the others from being explained.
 """
 
 import random
@@ -12,7 +12,9 @@ from sqlalchemy import bindparam, func, select
 
 from ca_core.codes import CODES
 from ca_core.errors import OperatorError, Refusal
+from ca_core.limits import Buckets, source_prefix
 from ca_core.model import Call
+from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Params, Query, Row, insert_into
 from ca_core.records.schema import attempt, device, realm
 from ca_core.records.store import Store
@@ -22,8 +24,9 @@ from ca_core.rows import AttemptRow
 
 KEEP = 20
 KEEP_UNKNOWN = 10_000
-RATE = 20.0
-BURST = 200.0
+_PER_SOURCE = {"rate": 2.0, "burst": 50.0}
+_PER_DEVICE = {"rate": 1.0, "burst": 50.0}
+_ALTOGETHER = {"rate": 50.0, "burst": 400.0}
 
 _a = attempt.c
 _INSERT = Query(insert_into(attempt).returning(_a.id))
@@ -106,12 +109,13 @@ def attempt_row(
     device_id: int | None,
     outcome: str,
     refusal: Refusal | None = None,
+    code: str | None = None,
     detail: str = "",
     serial: str | None = None,
     key: str | None = None,
     signature_hash: str | None = None,
 ) -> Params:
-    """The row of one attempt: `at` in milliseconds since 1970, outcome issued, pending or refused."""
+    """The row of one attempt: `at` in milliseconds since 1970, outcome issued, pending, refused or error."""
     return {
         "at": at,
         "request_id": call.request_id,
@@ -121,7 +125,7 @@ def attempt_row(
         "protocol": call.protocol,
         "operation": call.operation,
         "outcome": outcome,
-        "code": refusal.code if refusal else None,
+        "code": refusal.code if refusal else code,
         "message": refusal.message if refusal else None,
         "detail": ((refusal.detail if refusal else "") or detail)[:500] or None,
         "serial": serial,
@@ -136,27 +140,25 @@ class Attempts:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._tokens = BURST
-        self._filled = time.monotonic()
+        self._sources = Buckets(clock=time.monotonic, **_PER_SOURCE)
+        self._devices = Buckets(clock=time.monotonic, **_PER_DEVICE)
+        self._all = Buckets(clock=time.monotonic, **_ALTOGETHER)
         self.dropped = 0
 
-    def of_device(self, row: Params) -> tuple[Query, Params, Step]:
-        """The insert, its row and the pruning step of a known device's attempt, for a unit of the caller's."""
-        return _INSERT, row, Step(PRUNE_DEVICE, _owner(row), expect=None)
-
-    def unknown(self, row: Params, at: int) -> None:
-        """Record, behind the answer, an attempt of a caller who proved nothing; beyond the rate it is only counted."""
-        now = time.monotonic()
-        self._tokens = min(BURST, self._tokens + (now - self._filled) * RATE)
-        self._filled = now
-        if self._tokens < 1:
+    def record(self, row: Params, at: int, events: tuple[AuditEvent, ...] = ()) -> None:
+        """Have an attempt written behind the answer, with audit events; beyond the rate it is only counted."""
+        if row["device_id"] is None:
+            allowed = self._sources.take(source_prefix(str(row["source"]))) and self._all.take("unknown")
+            steps = [Step(_PRUNE_SOURCE, {"source": row["source"]}, expect=None)]
+            if random.random() < 0.01:  # noqa: S311  # spreads a slow clean-up, decides nothing
+                steps.append(Step(_PRUNE_UNKNOWN, {}, expect=None))
+        else:
+            allowed = self._devices.take(row["device_id"])
+            steps = [Step(PRUNE_DEVICE, _owner(row), expect=None)]
+        if allowed:
+            self._store.submit(Unit(Guard(_INSERT, row), at, tuple(steps), events))
+        else:
             self.dropped += 1
-            return
-        self._tokens -= 1
-        steps = [Step(_PRUNE_SOURCE, {"source": row["source"]}, expect=None)]
-        if random.random() < 0.01:  # noqa: S311  # spreads a slow clean-up, decides nothing
-            steps.append(Step(_PRUNE_UNKNOWN, {}, expect=None))
-        self._store.submit(Unit(Guard(_INSERT, row), at, tuple(steps)))
 
     async def explain(self, request_id: str) -> AttemptRow:
         """The attempt with this request id. Raises `OperatorError`."""

@@ -15,6 +15,7 @@ from ca_core.registration.device import MAY_ENROLL
 _o = certificate.alias("other").c
 _t = certificate.alias("twin").c
 _own = certificate.alias("own").c
+_newer = certificate.alias("newer").c
 _d, _i, _r, _s = device.c, issuer.c, realm.c, device_secret.c
 
 _ALWAYS: dict[str, ColumnElement[bool]] = {
@@ -56,7 +57,15 @@ _OWN: dict[str, ColumnElement[bool]] = {
         _own.realm_id == bindparam("realm_id"),
         _own.id == bindparam("renews_id"),
         _own.status == "valid",
-    )
+    ),
+    "newer_certificate_valid": not_(
+        exists().where(
+            _newer.realm_id == bindparam("realm_id"),
+            _newer.device_id == bindparam("device_id"),
+            _newer.id > bindparam("renews_id"),
+            _newer.status != "valid",
+        )
+    ),
 }
 # "A retransmission is not a second request": of two that arrive at once, one finds the other's certificate.
 _NOT_ASKED_BEFORE: dict[str, ColumnElement[bool]] = {

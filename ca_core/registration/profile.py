@@ -31,10 +31,14 @@ class Profile:
 
 
 def choose_profile(resolved: Resolved, device: DeviceRecord) -> Profile:
-    """The profile that the label names, else the device's own, else the realm's for EST. Raises `NotAuthorized`."""
+    """The device's own profile, else the realm's for EST; a label may name that one and no other.
+
+    Which kind of certificate a device gets is the operator's to say (`device add --profile`), never the device's.
+    Raises `NotAuthorized`.
+    """
     document = resolved.realm.document
-    name = resolved.profile or device.profile or document.est.profile
-    if device.profile is not None and name != device.profile:
+    name = device.profile or document.est.profile
+    if resolved.profile is not None and name != resolved.profile:
         raise NotAuthorized("profile_not_allowed", "The device is not entitled to this profile.")
     if name not in document.profiles:
         raise NotAuthorized("profile_not_allowed", "The device's profile does not exist any more.")

@@ -47,9 +47,9 @@ class Realm:
         return [anchor.certificate() for anchor in self.anchors.values()]
 
     @cached_property
-    def anchor_store(self) -> AnchorStore:
-        """The IDevID trust anchors for path validation; there must be some."""
-        return AnchorStore(self.anchor_certificates)
+    def anchor_stores(self) -> dict[bytes, AnchorStore]:
+        """Each IDevID trust anchor alone, for path validation, by SHA-256 of its DER."""
+        return {_fingerprint(anchor): AnchorStore([anchor]) for anchor in self.anchor_certificates}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,13 @@ from sqlalchemy import bindparam, func, select
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuers
 from ca_core.csr import ParsedCsr
-from ca_core.errors import BadKey, ConditionFailed, ConstraintFailed, NotAuthorized, Refusal, Unavailable
+from ca_core.errors import BadKey, ConditionFailed, ConstraintFailed, InternalError, NotAuthorized, Refusal, Unavailable
 from ca_core.model import Call, Clock, Evidence, Issued, Operation, Pending, Refused, Requester, format_serial
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query
 from ca_core.records.schema import audit, certificate, key_block
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
-from ca_core.records.unit import Guard, Unit
 from ca_core.registration.attempts import Attempts, attempt_row
 from ca_core.registration.issued import Decision, issued_unit
 from ca_core.registration.profile import check_asked, choose_issuer, choose_profile, make_plan
@@ -104,6 +103,10 @@ class Registration:
         except Refusal as refusal:
             self.refused(refusal, call, resolved, requester=requester, csr=csr)
             return Refused(refusal)
+        except InternalError as exc:
+            self.failed(call, resolved, str(exc), requester=requester, csr=csr)
+            exc.recorded = True
+            raise
 
     def refused(
         self,
@@ -128,14 +131,34 @@ class Registration:
             key=csr.key if csr else None,
             signature_hash=csr.signature_hash if csr else None,
         )
-        if who is None or realm is None:
-            self._attempts.unknown(row, at)
-            return
-        insert, params, prune = self._attempts.of_device(row)
         events: tuple[AuditEvent, ...] = ()
-        if self._is_news(who[0], refusal.code):
+        if who is not None and realm is not None and self._is_news(who[0], refusal.code):
             events = (_refused_event(refusal, call, realm.name, who[1], requester),)
-        self._store.submit(Unit(Guard(insert, params), at, (prune,), events))
+        self._attempts.record(row, at, events)
+
+    def failed(
+        self,
+        call: Call,
+        resolved: Resolved | None,
+        reason: str,
+        *,
+        requester: Requester | None = None,
+        csr: ParsedCsr | None = None,
+    ) -> None:
+        """Record a request that failed by our own fault; `reason` is for the operator alone."""
+        at = to_ms(self._clock())
+        row = attempt_row(
+            call,
+            at,
+            realm_id=resolved.realm.id if resolved else None,
+            device_id=requester.device.id if requester else None,
+            outcome="error",
+            code="internal_error",
+            detail=reason,
+            key=csr.key if csr else None,
+            signature_hash=csr.signature_hash if csr else None,
+        )
+        self._attempts.record(row, at)
 
     async def clock_is_behind(self) -> bool:
         """Whether the clock stands more than a minute before the store's newest event; nothing is issued then."""
@@ -201,8 +224,7 @@ class Registration:
             key=csr.key,
             signature_hash=csr.signature_hash,
         )
-        insert, params, prune = self._attempts.of_device(row)
-        self._store.submit(Unit(Guard(insert, params), at, (prune,)))
+        self._attempts.record(row, at)
 
     def _is_news(self, device_id: int, code: str) -> bool:
         """False while the same refusal of the same device was audited within the last minute.

@@ -7,6 +7,7 @@ server. They are kept in the store, so that all workers and nodes show the same 
 import datetime as dt
 import ipaddress
 import json
+import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from ca_core.authority.issuer import Issuers
 from ca_core.authority.plan import SERVER_AUTH, CertificatePlan, validity
 from ca_core.authority.record import certificate_row
 from ca_core.authority.sealing import PrivateKey
-from ca_core.errors import ConditionFailed, InternalError, OperatorError
+from ca_core.errors import ConditionFailed, InternalError, OperatorError, SealingFailed
 from ca_core.model import Clock, format_serial
 from ca_core.names import DEFAULT_REALM, parse_host
 from ca_core.public_key import describe_key
@@ -34,6 +35,8 @@ from ca_core.records.store import Store
 from ca_core.records.times import from_ms, to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
 from ca_core.registration.realm import Realm, Realms
+
+_LOG = logging.getLogger(__name__)
 
 SHARED = "*"
 LIFETIME = dt.timedelta(days=90)
@@ -101,6 +104,7 @@ class ServerCertificates:
         self._clock = clock
         self._public_url = public_url
         self._shown: dict[str, ServerIdentity] = {}
+        self._complaints: set[str] = set()
 
     async def ensure(self, names: Sequence[str]) -> None:
         """Issue what is missing, due, or made for other names. `names` are the shared host's; empty means this machine.
@@ -117,11 +121,15 @@ class ServerCertificates:
                 wanted[SHARED] = shared_names(names)
             for host, host_names in wanted.items():
                 row = kept.get((found.id, host))
-                fresh = row is not None and from_ms(row[3]) - now > RENEW_BEFORE
-                if row is None or tuple(json.loads(row[2])) != host_names:
-                    await self._make(found, host, host_names, row[7] if row else 0, now, None)
-                elif not fresh:
-                    await self._make(found, host, host_names, row[7], now, from_ms(row[3]))
+                try:
+                    if row is None or tuple(json.loads(row[2])) != host_names:
+                        await self._make(found, host, host_names, row[7] if row else 0, now, None)
+                    elif from_ms(row[3]) - now <= RENEW_BEFORE:
+                        await self._make(found, host, host_names, row[7], now, from_ms(row[3]))
+                except InternalError as exc:
+                    if host == SHARED:
+                        raise
+                    self._complain(f"no server certificate for {host} of realm {found.name}: {exc}")
         await self.refresh()
 
     async def refresh(self) -> bool:
@@ -140,7 +148,17 @@ class ServerCertificates:
                 shown[host] = known
                 continue
             public_key = leaf.public_key()
-            key = await self._issuance.server_key(key_name, public_key)  # type: ignore[arg-type]  # made by `_make`: EC
+            try:
+                key = await self._issuance.server_key(
+                    key_name,
+                    public_key,  # type: ignore[arg-type]  # made by `_make`: EC
+                )
+            except SealingFailed as exc:
+                # One realm whose key is lost must not stop the others.
+                if host == SHARED:
+                    raise
+                self._complain(f"the server certificate for {host} of realm {found.name} can't be shown: {exc}")
+                continue
             shown[host] = ServerIdentity(
                 (der, issuer_der), key, ask, fingerprint, tuple(json.loads(names)), found.name, from_ms(not_after)
             )
@@ -161,6 +179,12 @@ class ServerCertificates:
         """What is shown, by host; `*` is the shared host."""
         return dict(self._shown)
 
+    def _complain(self, what: str) -> None:
+        """Once per process: this is looked at every few seconds."""
+        if what not in self._complaints:
+            self._complaints.add(what)
+            _LOG.error("%s", what)
+
     async def _make(
         self,
         found: Realm,
@@ -177,7 +201,7 @@ class ServerCertificates:
         chosen = max(active, key=lambda i: i.generation)
         if shown_until is not None and min(now + LIFETIME, chosen.not_after) <= shown_until + _WORTHWHILE:
             return  # the issuer itself ends: a new certificate would last no longer
-        key = self._issuance.new_key("p-256")
+        key = await self._issuance.new_key("p-256")
         not_before, not_after = validity(now, LIFETIME, chosen.not_after)
         title = names[0].partition(":")[2]
         plan = CertificatePlan(

@@ -49,6 +49,13 @@ class Trust:
         fault = anchor_fault(anchor)
         if fault:
             raise OperatorError("trust_invalid", fault, "trust the manufacturer's CA certificate")
+        for known in found.document.trust:
+            if known.certificate() == certificate:
+                raise OperatorError(
+                    "trust_exists",
+                    f"realm {found.name} trusts this certificate as '{known.name}'",
+                    "nothing is to be done",
+                )
         if any(known.name == label for known in found.document.trust):
             raise OperatorError(
                 "trust_exists", f"realm {found.name} has a trust entry '{label}'", "give another name with --name"

@@ -39,6 +39,7 @@ class MemoryCore:
     peer: TlsPeer | None = field(default_factory=lambda: TlsPeer("TLSv1.3", tls_exporter=b"e" * 32))
     answer: Exception | Pending | Refused | None = None
     recorded: list[tuple[Refusal, Call, Resolved | None]] = field(default_factory=list)
+    failures: list[tuple[Call, Resolved | None, str]] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
     operations: list[tuple[Operation, str]] = field(default_factory=list)
 
@@ -98,6 +99,9 @@ class MemoryCore:
 
     def refused(self, refusal: Refusal, call: Call, resolved: Resolved | None) -> None:
         self.recorded.append((refusal, call, resolved))
+
+    def failed(self, call: Call, resolved: Resolved | None, reason: str) -> None:
+        self.failures.append((call, resolved, reason))
 
     async def ca_certificates(self, resolved: Resolved) -> list[bytes]:
         assert resolved in self.labels.values()

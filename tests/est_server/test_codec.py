@@ -196,3 +196,13 @@ def test_csrattrs_are_a_sequence_of_oids() -> None:
     assert encode_csrattrs([]) == bytes.fromhex("3000")
     assert encode_csrattrs(["1.2.840.113549.1.9.7"]) == bytes.fromhex("300b06092a864886f70d010907")
     assert encode_csrattrs(["1.2.840.10045.4.3.2", "2.5.4.5"]).hex() == "300f06082a8648ce3d0403020603550405"
+
+
+def test_a_transfer_coding_beside_chunked_is_refused() -> None:
+    for plain in (None, "chunked", " Chunked "):
+        check_media("application/pkcs10", None, plain)
+    for coding in ("gzip, chunked", "gzip", "identity"):
+        with pytest.raises(UnsupportedMedia) as caught:
+            check_media("application/pkcs10", None, coding)
+        assert caught.value.code == "content_coding_unsupported"
+        assert caught.value.message == "A body with this Transfer-Encoding is not read here."

@@ -379,6 +379,7 @@ async def test_our_own_fault_is_logged_and_not_told(
     assert (record.getMessage(), vars(record)["ecs"]) == ("request failed", {"enrolld.request_id": "id-1"})
     assert "disk /dev/sda full" in str(record.exc_info and record.exc_info[1])
     assert core.recorded == []
+    assert [(call.request_id, reason) for call, _, reason in core.failures] == [("id-1", type(error).__name__)]
 
 
 async def test_client_that_goes_away_in_its_body_is_recorded_and_harms_nothing(

@@ -8,7 +8,7 @@ import datetime as dt
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from sqlalchemy import bindparam, select
+from sqlalchemy import ColumnElement, bindparam, case, select
 
 from ca_core.errors import NotAuthenticated
 from ca_core.model import DeviceRecord, OwnCertificate, Serial
@@ -20,6 +20,17 @@ from ca_core.registration.device import COLUMNS, WIDTH, record
 from ca_core.registration.realm import Realm
 
 _c = certificate.c
+_newer = certificate.alias("newer").c
+NEWER_REVOKED: ColumnElement[bool] = (
+    select(_newer.id)
+    .where(
+        _newer.realm_id == _c.realm_id,
+        _newer.device_id == _c.device_id,
+        _newer.id > _c.id,
+        _newer.status != "valid",
+    )
+    .exists()
+)
 _BY_FINGERPRINT = Query(
     select(
         *COLUMNS,
@@ -32,6 +43,7 @@ _BY_FINGERPRINT = Query(
         _c.not_after,
         _c.status,
         _c.profile,
+        case((NEWER_REVOKED, 1), else_=0),
     )
     .join(device, (device.c.realm_id == _c.realm_id) & (device.c.id == _c.device_id))
     .where(
@@ -59,6 +71,7 @@ async def find_own_certificate(
         not_after=from_ms(row[WIDTH + 6]),
         status=row[WIDTH + 7],
         profile=row[WIDTH + 8],
+        newer_is_revoked=bool(row[WIDTH + 9]),
     )
     return record(row), own
 
@@ -73,6 +86,11 @@ def judge_own_certificate(realm: Realm, device: DeviceRecord, own: OwnCertificat
         )
     if own.status != "valid":
         raise NotAuthenticated("certificate_revoked", "The client certificate is revoked.", detail=named, device=who)
+    if own.newer_is_revoked:
+        # What was revoked is the device's identity; the certificate before it must not bring it back.
+        raise NotAuthenticated(
+            "newer_certificate_revoked", "A newer certificate of this device is revoked.", detail=named, device=who
+        )
     if now < own.not_before:
         raise NotAuthenticated(
             "certificate_not_yet_valid", "The client certificate is not valid yet.", detail=named, device=who

@@ -175,7 +175,7 @@ async def test_without_an_unlock_key_nothing_is_signed_and_everything_is_read(in
     assert not core.issuance.can_sign
     assert isinstance(await _issuer_error(core), Unavailable)
     with pytest.raises(Unavailable):
-        core.issuance.new_key("p-256")
+        await core.issuance.new_key("p-256")
     with pytest.raises(Unavailable):
         await core.crls.publish()
     with pytest.raises(Unavailable):
@@ -227,3 +227,32 @@ async def _public_key(core: Core, name: str) -> PublicKey:
     key = found.certificate.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey)
     return key
+
+
+async def test_nothing_is_sealed_with_a_key_that_does_not_open_the_store(installation: Installation) -> None:
+    right = installation.unlock_key.read_text()
+    installation.unlock_key.write_text("ab" * 32)
+    core = installation.open()
+    with pytest.raises(SealingFailed, match="does not open with this unlock key"):
+        await core.realms.add("third", hosts=["third.example.com"], actor=ME)
+    with pytest.raises(SealingFailed):
+        await core.issuance.new_key("p-256")
+    core.close()
+    installation.unlock_key.write_text(right)
+    core = installation.open()
+    assert "third" not in await core.realms.current()
+    await core.realms.add("third", hosts=["third.example.com"], actor=ME)
+    core.close()
+
+
+async def test_a_realm_whose_keys_are_lost_does_not_stop_the_others(installation: Installation) -> None:
+    foreign = UnlockKey(b"another unlock key of 32 bytes..").seal(ec.generate_private_key(ec.SECP256R1()))
+    installation.sql("UPDATE sealed_key SET pkcs8 = ? WHERE name LIKE 'other-%'", foreign)
+    core = installation.open()
+    await core.server_certificates.ensure(["pki.example.com"])
+    assert core.server_certificates.select(None).realm == "default"
+    installation.sql("DELETE FROM crl")
+    assert {row.realm for row in await core.crls.publish(only_due=True)} == {"default"}
+    with pytest.raises(SealingFailed):
+        await core.crls.publish()
+    core.close()

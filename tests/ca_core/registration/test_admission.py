@@ -279,7 +279,9 @@ async def test_another_device_s_name_is_refused(core: Core) -> None:
 @pytest.mark.parametrize(
     ("profile", "label", "code"),
     [
-        (None, "default.scep", "issued"),
+        (None, None, "issued"),
+        (None, "default.device", "issued"),
+        (None, "default.scep", "profile_not_allowed"),
         ("scep", None, "issued"),
         ("scep", "default.scep", "issued"),
         ("scep", "default.device", "profile_not_allowed"),
@@ -337,18 +339,37 @@ async def test_a_revoked_certificate_renews_nothing(core: Core, second: Core, de
     assert await _renew(core, another) == "issued"
 
 
-async def test_a_compromised_key_proves_nothing_in_any_certificate(core: Core, device: Enrolled) -> None:
+async def test_a_compromised_key_proves_nothing_in_any_certificate(
+    core: Core, device: Enrolled, installation: Installation
+) -> None:
     """Two certificates of one key: revoking the newer for keyCompromise must not leave the thief the older."""
     issued = await ask(core, device.evidence, csr_of(device.key), operation=Operation.REENROLL)
     await core.certificates.revoke(format(issued.serial, "x"), reason="keyCompromise", actor=ME)
     assert (await core.certificates.find(device.serial)).status == "valid"
-    assert await _renew(core, device) == "key_blocked"
+    assert await _renew(core, device) == "newer_certificate_revoked"
+    installation.sql("UPDATE certificate SET status = 'valid' WHERE reason = 'keyCompromise'")
+    assert await _renew(core, device) == "key_blocked", "the key is blocked by itself"
 
 
-async def test_a_superseded_certificate_leaves_the_others_of_its_key_alone(core: Core, device: Enrolled) -> None:
-    issued = await ask(core, device.evidence, csr_of(device.key), operation=Operation.REENROLL)
-    await core.certificates.revoke(format(issued.serial, "x"), reason="superseded", actor=ME)
-    assert await _renew(core, device) == "issued"
+@pytest.mark.parametrize("reason", ["cessationOfOperation", "superseded", "unspecified"])
+async def test_revoking_the_newest_certificate_stops_the_renewal_of_older_ones(
+    core: Core, device: Enrolled, reason: str
+) -> None:
+    key = new_key()
+    issued = await ask(core, device.evidence, csr_of(key), operation=Operation.REENROLL)
+    await core.certificates.revoke(format(issued.serial, "x"), reason=reason, actor=ME)
+    assert await _renew(core, device) == "newer_certificate_revoked"
+    fresh = Evidence(secret=(await core.devices.secret("default", "sensor", actor=ME)).secret)
+    third = await ask(core, fresh, csr_of(new_key()))
+    newest = Evidence(chain=(third.certificate,))
+    assert await code_of(core, newest, csr_of(new_key()), operation=Operation.REENROLL) == "issued"
+
+
+async def test_revoking_an_older_certificate_leaves_the_newest_alone(core: Core, device: Enrolled) -> None:
+    newest = await ask(core, device.evidence, csr_of(new_key()), operation=Operation.REENROLL)
+    await core.certificates.revoke(device.serial, reason="superseded", actor=ME)
+    evidence = Evidence(chain=(newest.certificate,))
+    assert await code_of(core, evidence, csr_of(new_key()), operation=Operation.REENROLL) == "issued"
 
 
 @pytest.mark.parametrize("idevid", [False, True], ids=["no-anchors", "own-roots-as-anchors"])

@@ -136,8 +136,15 @@ GOOD: dict[str, tuple[Callable[[], Chain], str]] = {
         lambda: _leaf(extra=[(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\5\0"), False)]).chain,
         "acme/AC-1",
     ),
-    "hardware-name-in-text": (lambda: _hardware(sequence(oid("2.999.1"), octets(b"SE-1"))), "acme/SE-1"),
-    "hardware-name-in-bytes": (lambda: _hardware(sequence(oid("2.999.1"), octets(b"\xff\x01"))), "acme/ff01"),
+    "hardware-name-in-text": (lambda: _hardware(sequence(oid("2.999.1"), octets(b"SE-1"))), "acme/hw:2.999.1:53452d31"),
+    "the-same-serial-of-another-hardware-type": (
+        lambda: _hardware(sequence(oid("2.999.2"), octets(b"SE-1"))),
+        "acme/hw:2.999.2:53452d31",
+    ),
+    "hardware-name-in-bytes": (
+        lambda: _hardware(sequence(oid("2.999.1"), octets(b"\xff\x01"))),
+        "acme/hw:2.999.1:ff01",
+    ),
     "hardware-name-beside-a-serial": (lambda: _leaf(san=_named(b"SE-1")).chain, "acme/AC-1"),
     "sub-ca-without-key-usage": (lambda: _under(usage=None), "acme/AC-1"),
 }
@@ -225,6 +232,10 @@ BAD: dict[str, tuple[Callable[[], Chain], str]] = {
     ),
     "two-serial-numbers-beside-a-hardware-name": (
         lambda: _leaf(name=subject("x", serial_numbers=["AC-1", "AC-2"]), san=_named(b"SE-1")).chain,
+        "idevid_without_serial",
+    ),
+    "serial-number-in-the-form-of-a-hardware-name": (
+        lambda: make(subject("x", serial_numbers=["hw:2.999.1:53452d31"]), _root(), usage=key_usage(sign=True)).chain,
         "idevid_without_serial",
     ),
     "san-without-hardware-name": (
@@ -452,3 +463,71 @@ def test_the_demo_devices_prove_what_the_readme_says(tmp_path: Path) -> None:
 
 def test_an_identity_is_manufacturer_and_serial() -> None:
     assert verify_idevid(_realm(_root()), idevid(_sub()).chain, START) == Identity("acme", "AC-1")
+
+
+def _expensive_chain(top: Made | None) -> Chain:
+    """A leaf under CAs of P-521 that all certify each other, and, if `top` is given, one that claims its name."""
+    names = [subject(f"loop {number}") for number in range(3)]
+    keys = [ec.generate_private_key(ec.SECP521R1()) for _ in names]
+    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+    loops = [_certified(names[i], keys[i], names[j], keys[j]) for i, j in pairs]
+    leaf_key = ec.generate_private_key(ec.SECP256R1())
+    leaf = _certified(subject("leaf", serial_numbers=["AC-1"]), leaf_key, names[0], keys[0], ca=False)
+    claimed = [] if top is None else [_certified(names[0], keys[0], top.certificate.subject, keys[1])]
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in (leaf, *claimed, *loops))
+
+
+def _certified(
+    name: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name,
+    by: ec.EllipticCurvePrivateKey,
+    *,
+    ca: bool = True,
+) -> x509.Certificate:
+    builder = x509.CertificateBuilder(
+        issuer, name, key.public_key(), x509.random_serial_number(), START - dt.timedelta(days=1), END
+    )
+    builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)
+    return builder.sign(by, hashes.SHA256())
+
+
+@pytest.mark.parametrize(
+    ("claims", "code", "most"),
+    [
+        pytest.param(False, "chain_incomplete", 0, id="no-way-to-an-anchor"),
+        pytest.param(True, "chain_invalid", 1, id="a-false-claim-of-the-anchors-name"),
+    ],
+)
+def test_a_stranger_cannot_make_the_server_verify_signatures_as_he_pleases(
+    claims: bool, code: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ca_core.registration.admission import chain as under_test
+
+    looked = [0]
+    really = under_test._issued
+
+    def count(certificate: x509.Certificate, anchor: x509.Certificate) -> bool:
+        looked[0] += 1
+        return really(certificate, anchor)
+
+    monkeypatch.setattr(under_test, "_issued", count)
+    anchor = _root()
+    assert _verdict(_realm(anchor), _expensive_chain(anchor if claims else None)) == code
+    assert looked[0] <= most
+
+
+def test_a_name_that_cannot_be_read_is_refused_and_not_a_fault_of_ours() -> None:
+    anchor = _root()
+    der = idevid(anchor).chain[0]
+    broken = der.replace(b"\x0c\x14Acme Devices Root CA", b"\x14\x14Acme Devices Root C\xe4")  # TeletexString
+    assert broken != der
+    assert _verdict(_realm(anchor), (broken,)) == "certificate_malformed"
+    assert _verdict(_realm(anchor), (der,)) == "acme/AC-1"
+
+
+def test_a_date_that_no_calendar_has_is_refused() -> None:
+    anchor = _root()
+    der = idevid(anchor).chain[0]
+    year_zero = der.replace(b"\x17\x0d", b"\x18\x0f0000", 1)
+    assert _verdict(_realm(anchor), (year_zero,)) == "certificate_malformed"

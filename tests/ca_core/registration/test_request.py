@@ -104,17 +104,21 @@ async def test_a_device_bound_to_a_profile_gets_no_other(core: Core) -> None:
     evidence = await secret_of(core, "sensor", profile="device")
     assert await code_of(core, evidence, csr_of(new_key()), label="default.scep") == "profile_not_allowed"
     assert await code_of(core, evidence, csr_of(new_key()), label="default.device") == "issued"
+    unbound = await secret_of(core, "other")
+    assert await code_of(core, unbound, csr_of(new_key(), "other"), label="default.scep") == "profile_not_allowed"
+    assert await code_of(core, unbound, csr_of(new_key(), "other"), label="default.device") == "issued"
 
 
 @pytest.mark.parametrize(
-    ("label", "issuer"),
+    ("profile", "issuer"),
     [
-        pytest.param(None, "default Issuing CA EC 1", id="default"),
-        pytest.param("default.scep", "default Issuing CA RSA 1", id="rsa"),
+        pytest.param("device", "default Issuing CA EC 1", id="ec"),
+        pytest.param("scep", "default Issuing CA RSA 1", id="rsa"),
     ],
 )
-async def test_the_profile_picks_the_issuer(core: Core, label: str | None, issuer: str) -> None:
-    issued = certificate(await ask(core, await secret_of(core, "sensor"), csr_of(new_key()), label=label))
+async def test_the_profile_picks_the_issuer(core: Core, profile: str, issuer: str) -> None:
+    evidence = await secret_of(core, "sensor", profile=profile)
+    issued = certificate(await ask(core, evidence, csr_of(new_key()), label=f"default.{profile}"))
     assert issued.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == issuer
 
 
@@ -377,3 +381,32 @@ async def test_an_issued_certificate_stands_in_the_audit_trail_with_what_it_stoo
     assert event["fingerprint"] == (await core.certificates.find(device.serial)).fingerprint_sha256
     assert device.secret not in str(event)
     assert event["source"] == CALL.source
+
+
+async def test_our_own_faults_stand_in_the_device_s_history(core: Core, clock: SetClock) -> None:
+    evidence = await secret_of(core, "sensor")
+    clock.forward(hours=-1)
+    with pytest.raises(Unavailable):
+        await ask(core, evidence, csr_of(new_key()))
+    clock.forward(hours=1)
+    await settled(core)
+    [attempt] = (await core.devices.why("default", "sensor")).timeline
+    assert (attempt.outcome, attempt.code, "clock" in str(attempt.detail)) == ("error", "internal_error", True)
+
+
+async def test_a_noisy_source_does_not_keep_others_from_being_explained(core: Core) -> None:
+    resolved = await core.realms.resolve("est", None, None)
+    for number in range(3000):
+        call = Call("noise-0001", "est", "simpleenroll", f"198.51.100.{number % 250}")
+        core.registration.refused(MalformedRequest("not_base64", "no"), call, resolved)
+    quiet = Call("quiet-0001", "est", "simpleenroll", "203.0.113.5")
+    core.registration.refused(MalformedRequest("not_base64", "no"), quiet, resolved)
+    await settled(core)
+    assert (await core.attempts.explain("quiet-0001")).source == "203.0.113.5"
+
+
+async def test_refusals_of_one_device_are_written_at_a_limited_rate(core: Core) -> None:
+    device = await enrolled(core)
+    for _ in range(200):
+        await code_of(core, device.evidence, csr_of(device.key, "other"))
+    assert core.attempts.dropped >= 100

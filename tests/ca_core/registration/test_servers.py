@@ -300,3 +300,20 @@ async def test_a_certificate_that_its_issuer_cannot_prolong_is_not_made_again_an
     assert core.server_certificates.select(None).fingerprint == first
     await core.server_certificates.ensure(["other.example.org"])
     assert core.server_certificates.select(None).fingerprint != first, "other names are worth one"
+
+
+async def test_a_realm_cannot_take_the_server_s_own_name(core: Core) -> None:
+    await core.server_certificates.ensure(["pki.example.com"])
+    with pytest.raises(OperatorError) as caught:
+        await core.realms.add("third", hosts=["PKI.example.com"], actor=ME)
+    assert (caught.value.code, "own name" in caught.value.message) == ("host_taken", True)
+    await core.realms.add("third", hosts=["third.example.com"], actor=ME)
+    assert "host_taken" not in [finding.code for finding in await core.check(["pki.example.com"])]
+    assert "host_taken" in [finding.code for finding in await core.check(["third.example.com"])]
+
+
+async def test_a_document_without_news_makes_no_new_version(core: Core) -> None:
+    before = await core.realms.show("default")
+    assert (await core.realms.apply(await core.realms.export("default"), actor=ME)).version == before.version
+    await edit_realm(core, "default", 'retry_window = "24h"', 'retry_window = "12h"')
+    assert (await core.realms.show("default")).version == before.version + 1
