@@ -45,6 +45,10 @@ async def _revoke(scene: "Scene") -> object:
     return await scene.operator.certificates.revoke(scene.serial, reason="superseded", actor="operator:test")
 
 
+async def _revoke_newer(scene: "Scene") -> object:
+    return await scene.operator.certificates.revoke(scene.newer, reason="superseded", actor="operator:test")
+
+
 async def _new_secret(scene: "Scene") -> object:
     return await scene.operator.devices.secret("default", scene.name, actor="operator:test")
 
@@ -54,6 +58,7 @@ CASES: dict[str, tuple[Means, Act, set[str]]] = {
     "secret-new-secret": (Means.SECRET, _new_secret, {"secret_void"}),
     "own-suspend": (Means.OWN_CERTIFICATE, _suspend, {"device_suspended"}),
     "own-revoke": (Means.OWN_CERTIFICATE, _revoke, {"certificate_revoked"}),
+    "own-revoke-newer": (Means.OWN_CERTIFICATE, _revoke_newer, {"newer_certificate_revoked"}),
 }
 
 
@@ -70,6 +75,7 @@ class Scene:
         self.operator = Core.open(config)
         self.name = "sensor"
         self.serial = ""
+        self.newer = ""
         self._own = b""
         self._keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(64)]
         self._next = 0
@@ -106,7 +112,11 @@ class Scene:
         first = await self.enroll(evidence)
         assert isinstance(first, Issued)
         self.serial = format(first.serial, "x")
-        return Evidence(chain=(first.certificate,))
+        own = Evidence(chain=(first.certificate,))
+        second = await self.enroll(own)
+        assert isinstance(second, Issued)
+        self.newer = format(second.serial, "x")
+        return own
 
     async def enroll(self, evidence: Evidence) -> Issued | Pending | Refused:
         """Authenticate and enroll, each time with another key than the time before."""
@@ -211,6 +221,7 @@ async def test_the_same_act_on_another_device_disturbs_nothing(scene: Scene, mea
         pytest.param("secret-suspend", "device_state", id="device-state-by-secret"),
         pytest.param("own-suspend", "device_state", id="device-state-by-own-certificate"),
         pytest.param("own-revoke", "certificate_valid", id="certificate-valid"),
+        pytest.param("own-revoke-newer", "newer_certificate_valid", id="newer-certificate-valid"),
         pytest.param("secret-new-secret", "secret_unspent", id="secret-unspent"),
     ],
 )
