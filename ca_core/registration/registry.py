@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, case, select
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.model import Clock, DeviceState
-from ca_core.names import DEFAULT_REALM, parse_device_name, parse_duration, parse_moment, parse_san, username_of
+from ca_core.names import parse_device_name, parse_duration, parse_moment, parse_san, username_of
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Row, Values, insert_into
 from ca_core.records.schema import certificate, device, device_secret, realm
@@ -19,7 +19,8 @@ from ca_core.registration.admission.secret import new_secret
 from ca_core.registration.attempts import Attempts
 from ca_core.registration.device import MAY_ENROLL
 from ca_core.registration.realm import Realm, Realms
-from ca_core.rows import AttemptRow, DeviceRow, HandedSecret, Why
+from ca_core.registration.why import sentence
+from ca_core.rows import DeviceRow, HandedSecret, Why
 
 _d, _s, _c = device.c, device_secret.c, certificate.c
 _COLUMNS = (
@@ -223,8 +224,8 @@ class Devices:
         attempts = await self._attempts.list_of_device(found.id, row[0])
         last = await self._store.first(_LAST_CERTIFICATE, realm_id=found.id, device_id=row[0])
         open_secret = await self._store.first(_OPEN_SECRET, realm_id=found.id, device_id=row[0])
-        sentence = _sentence(shown, attempts, last, open_secret, self._clock())
-        return Why(device=name, realm=found.name, state=shown.state, sentence=sentence, timeline=attempts)
+        said = sentence(shown, attempts, last, open_secret, self._clock())
+        return Why(device=name, realm=found.name, state=shown.state, sentence=said, timeline=attempts)
 
     async def _change(self, realm_name: str, name: str, query: Query, action: str, actor: str) -> DeviceRow:
         found = await self._realms.get(realm_name)
@@ -351,29 +352,3 @@ def _device(row: Row) -> DeviceRow:
         created_at=rfc3339(from_ms(row[9])),
         last_seen_at=rfc3339(from_ms(row[10])) if row[10] is not None else None,
     )
-
-
-def _sentence(
-    shown: DeviceRow, attempts: Sequence[AttemptRow], last: Row | None, open_secret: Row | None, now: dt.datetime
-) -> str:
-    typed = shown.device if shown.realm == DEFAULT_REALM else f"{shown.device} --realm {shown.realm}"
-    if shown.state == "suspended":
-        return f"It is suspended; 'enrolld device resume {typed}' lets it in again."
-    if shown.state == "retired":
-        return "It is retired."
-    newest = attempts[0] if attempts else None
-    if newest is not None and newest.outcome == "refused":
-        alike = sum(1 for attempt in attempts if attempt.code == newest.code)
-        times = "once" if alike == 1 else f"{alike} times lately"
-        return f"It was refused {times}, last at {newest.at}: {newest.code}. {newest.remedy}"
-    if last is not None:
-        serial, not_after, status = last
-        until = rfc3339(from_ms(not_after))
-        if status != "valid":
-            return f"Its last certificate, {serial}, is revoked; 'enrolld device secret {typed}' starts anew."
-        if from_ms(not_after) < now:
-            return f"Its last certificate, {serial}, expired {until}, and it did not renew it."
-        return f"All is well: its certificate {serial} is valid until {until}."
-    if open_secret is not None and from_ms(open_secret[0]) > now:
-        return f"It never asked; its secret waits to be used until {rfc3339(from_ms(open_secret[0]))}."
-    return f"It never asked, and it has no usable secret; 'enrolld device secret {typed}' makes one."

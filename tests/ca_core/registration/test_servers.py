@@ -317,3 +317,12 @@ async def test_a_document_without_news_makes_no_new_version(core: Core) -> None:
     assert (await core.realms.apply(await core.realms.export("default"), actor=ME)).version == before.version
     await edit_realm(core, "default", 'retry_window = "24h"', 'retry_window = "12h"')
     assert (await core.realms.show("default")).version == before.version + 1
+
+
+async def test_check_names_profiles_whose_certificates_cannot_renew_themselves(core: Core) -> None:
+    assert "profile_cannot_renew" not in [finding.code for finding in await core.check()]
+    text = await core.realms.export("other")
+    await core.realms.apply(text.replace('"clientAuth"', '"serverAuth"'), actor=ME)
+    found = [finding for finding in await core.check() if finding.code == "profile_cannot_renew"]
+    assert [finding.severity for finding in found] == ["warning", "warning"]
+    assert "profile device in realm other" in found[0].message

@@ -1,0 +1,120 @@
+"""What `check` looks at: everything that could keep devices from enrolling."""
+
+import datetime as dt
+from collections.abc import Sequence
+
+from ca_core.authority.crl import Crls
+from ca_core.authority.issuance import Issuance
+from ca_core.authority.issuer import Issuer, Issuers
+from ca_core.errors import CoreError
+from ca_core.names import DEFAULT_REALM
+from ca_core.records.times import rfc3339
+from ca_core.registration.realm import Realms
+from ca_core.registration.servers import ServerCertificates
+from ca_core.rows import Finding
+
+
+class Checkup:
+    """One look at the installation."""
+
+    def __init__(
+        self, realms: Realms, issuers: Issuers, crls: Crls, issuance: Issuance, servers: ServerCertificates
+    ) -> None:
+        self._realms = realms
+        self._issuers = issuers
+        self._crls = crls
+        self._issuance = issuance
+        self._servers = servers
+
+    async def run(self, names: Sequence[str], *, now: dt.datetime, demo: bool, behind: bool) -> list[Finding]:
+        """Look at everything that could keep devices from enrolling. Empty when all is well."""
+        findings: list[Finding] = []
+        if behind:
+            text = "this machine's clock stands before the store's newest event, so nothing is issued"
+            findings.append(_finding("error", "clock_behind", text, "set the clock"))
+        for found in await self._issuers.all():
+            findings += await self._check_issuer(found, now)
+        if self._issuance.can_sign:
+            try:
+                await self._servers.refresh()
+            except CoreError as exc:
+                findings.append(_finding("error", "server_key", str(exc), "restore the store, or its unlock key"))
+        findings += await self._check_hosts(names)
+        findings += await self._check_profiles()
+        if demo and not names:
+            findings.append(
+                _finding(
+                    "info",
+                    "demo",
+                    "the server has no name, so certificates are valid for 7 days",
+                    "start it with --name pki.example.com, or set 'names' in enrolld.toml",
+                )
+            )
+        return findings
+
+    async def _check_issuer(self, found: Issuer, now: dt.datetime) -> list[Finding]:
+        findings: list[Finding] = []
+        if self._issuance.can_sign:
+            try:
+                await self._issuance.check_key(found)
+            except CoreError as exc:
+                remedy = "give the unlock key that this store was made with"
+                findings.append(_finding("error", "issuer_key", str(exc), remedy))
+        left = found.not_after - now
+        if left.days < 365:
+            findings.append(
+                _finding(
+                    "warning", "issuer_expires", f"{found.name} expires {rfc3339(found.not_after)}", "plan its rollover"
+                )
+            )
+        newest = await self._crls.latest(found)
+        if newest is None:
+            findings.append(_finding("error", "crl_missing", f"{found.name} has no CRL", "run 'enrolld crl publish'"))
+        elif newest.next_update <= now:
+            text = f"the CRL of {found.name} expired {rfc3339(newest.next_update)}"
+            findings.append(_finding("error", "crl_expired", text, "run 'enrolld serve', or 'enrolld crl publish'"))
+        elif newest.revocations < found.revocations:
+            text = f"{found.revocations - newest.revocations} revocations of {found.name} are not in its CRL"
+            findings.append(_finding("error", "crl_behind", text, "run 'enrolld crl publish'"))
+        return findings
+
+    async def _check_profiles(self) -> list[Finding]:
+        return [
+            _finding(
+                "warning",
+                "profile_cannot_renew",
+                f"certificates of profile {name} in realm {found.name} can't renew: they are not for clients",
+                "add clientAuth to its extended_key_usages",
+            )
+            for found in (await self._realms.current()).values()
+            for name, profile in found.document.profiles.items()
+            if found.document.admission.own_certificate and "clientAuth" not in profile.extended_key_usages
+        ]
+
+    async def _check_hosts(self, names: Sequence[str]) -> list[Finding]:
+        own = {name.lower().removesuffix(".") for name in names}
+        taken = [
+            _finding(
+                "error",
+                "host_taken",
+                f"{host} is this server's own name and a host of realm {found.name}, so no other realm can use it",
+                f"take it out of 'hosts' of realm {found.name}, or give this server another name",
+            )
+            for found in (await self._realms.current()).values()
+            for host in found.document.hosts
+            if host in own and found.state == "active"
+        ]
+        return taken + [
+            _finding(
+                "warning",
+                "realm_without_host",
+                f"devices that trust only the root of realm {found.name} can't verify this server",
+                f"give it one: 'hosts' in 'enrolld realm export {found.name}', then 'realm apply'",
+            )
+            for found in (await self._realms.current()).values()
+            if found.name != DEFAULT_REALM and found.state == "active" and not found.document.hosts
+        ]
+
+
+def _finding(severity: str, code: str, message: str, remedy: str) -> Finding:
+    return Finding(severity=severity, code=code, message=message, remedy=remedy)
