@@ -1,4 +1,4 @@
-"""What has to be done now and then: CRLs that are due, server certificates that end.
+"""What has to be done now and then: CRLs that are due, server certificates that end, the sums of refusals.
 
 Every worker looks; the one that holds the lease in the store does it. All of them reread what another may have renewed.
 """
@@ -8,6 +8,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
+
+from enrolld.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
     from ca_core.core import Core
@@ -29,9 +31,16 @@ _SAME_COMPLAINT_EVERY = 60.0
 class Chores:
     """Runs beside the listeners of a worker."""
 
-    def __init__(self, core: "Core", names: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        core: "Core",
+        names: Sequence[str],
+        refusals: RefusalLog,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._core = core
         self._names = names
+        self._refusals = refusals
         self._clock = clock
         self._holds = False
         self._versions: set[tuple[int, int]] = set()
@@ -47,6 +56,7 @@ class Chores:
 
     async def round(self) -> None:
         """Do what is due now."""
+        self._refusals.tell_due()
         if self._due("lease", _HOLD_EVERY if self._holds else _ASK_EVERY):
             self._holds = bool(await self._try("hold the lease", self._hold))
         if self._holds and self._due("crls", _CRLS_EVERY):

@@ -121,7 +121,7 @@ class Node(msgspec.Struct, frozen=True):
 
     @classmethod
     def load(cls, flags: Flags, environ: Mapping[str, str]) -> Self:
-        """Read and check every source. Raises OperatorError with every fault found."""
+        """Read and check every source. Raises OperatorError with every fault found; `usage` when a flag is at fault."""
         directory, named = node_directory(flags, environ)
         unreadable: list[str] = []
         own: list[str] = []
@@ -139,7 +139,7 @@ class Node(msgspec.Struct, frozen=True):
             own.append("store.url: expected sqlite:///PATH or postgresql://...")
         if faults := unreadable + [_with_origin(fault, flags, environ) for fault in own]:
             raise OperatorError(
-                "config_invalid",
+                "usage" if any(fault.startswith("--") for fault in faults) else "config_invalid",
                 "\n".join(faults),
                 f"Correct what is named; {directory / FILE_NAME} holds this node's settings.",
             )
@@ -298,6 +298,8 @@ def _in_toml_words(sentence: str) -> str:
 def _with_origin(fault: str, flags: Flags, environ: Mapping[str, str]) -> str:
     """The source that a fault came from, before its key."""
     key = tuple(fault.split(":", 1)[0].split("."))
+    if key == ("listen",) and flags.https and flags.http and flags.admin:
+        return f"--https, --http, --admin: {fault.split(': ', 1)[-1]}"
     given = {"https": flags.https, "http": flags.http, "admin": flags.admin, "names": flags.names}
     if given.get(key[-1]) or (key[-1] == "workers" and flags.workers is not None) or (key[-1] == "url" and flags.store):
         flag = {"names": "name", "url": "store"}.get(key[-1], key[-1])

@@ -18,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from enrolld.http_refusal import (
     ALWAYS_REWORDED,
+    LOGGED,
     OWN_WORDS,
     REQUEST_ID_HEADER,
     HttpLimits,
@@ -42,8 +43,8 @@ class Owner(Protocol):
     connections: "set[HttpConnection]"
     is_draining: bool
 
-    def refused(self, reason: str, peer: str, request_id: str, detail: str = "") -> None:
-        """Log one line, and tell whoever counts."""
+    def refused(self, reason: str, peer: str, request_id: str, detail: str = "", *, is_logged: bool = False) -> None:
+        """Log one line, unless that was done, and tell whoever counts."""
         ...
 
 
@@ -295,7 +296,7 @@ class HttpConnection(RequestHandler):
         if answer.status in OWN_WORDS and (is_default or answer.status in ALWAYS_REWORDED):
             request_id = request_id_of(request)
             reason, sentence = OWN_WORDS[answer.status]
-            self._listener.refused(reason, self._peer, request_id)
+            self._listener.refused(reason, self._peer, request_id, is_logged=LOGGED in request)
             answer.text = f"{sentence} (request {request_id})\n"
             answer.headers[REQUEST_ID_HEADER] = request_id
 
@@ -315,3 +316,8 @@ def peer_text(peername: Any) -> str:
         return "local"
     host, port = peername[:2]
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+def host_of(peer: str) -> str:
+    """The address alone in what `peer_text` made."""
+    return peer.rpartition(":")[0].strip("[]") or peer

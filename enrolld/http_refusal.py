@@ -12,6 +12,9 @@ from enrolld.request_id import new_request_id
 REQUEST_ID_HEADER = "X-Request-Id"
 _REQUEST_ID = web.RequestKey("request_id", str)
 
+LOGGED = web.RequestKey("logged", bool)
+"""Set by whoever has written the request's line, so that its refusal is not logged and counted twice."""
+
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:

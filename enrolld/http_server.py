@@ -8,8 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
-from enrolld.http_connection import HttpConnection, peer_text
+from enrolld.http_connection import HttpConnection, host_of, peer_text
 from enrolld.http_refusal import HttpLimits, HttpRefusedError, request_id_of
+from enrolld.refusal_log import RefusalLog
 from enrolld.request_id import new_request_id
 from enrolld.tls import Select, StreamLimits, StreamReason, StreamServer, TlsLimits, TlsServer
 
@@ -18,6 +19,7 @@ __all__ = [
     "HttpRefusedError",
     "Listener",
     "OnRefused",
+    "host_of",
     "request_id_of",
     "serve_plain",
     "serve_tls",
@@ -45,12 +47,14 @@ async def serve_tls(
     tls_limits: TlsLimits | None = None,
     http_limits: HttpLimits | None = None,
     on_refused: OnRefused | None = None,
+    refusals: RefusalLog | None = None,
 ) -> "Listener":
     """Serve the application over TLS. `runner` has been set up; `sock` is bound, and from now on the listener's.
 
     `request.transport.get_extra_info("tls")` is the TlsPeer, and `request.scheme` is "https".
+    `refusals` limits the lines that refusals may write.
     """
-    listener = Listener(runner, http_limits, on_refused)
+    listener = Listener(runner, http_limits, on_refused, refusals)
     streams = TlsServer(
         listener.make_connection,
         select,
@@ -69,9 +73,10 @@ async def serve_plain(
     stream_limits: StreamLimits | None = None,
     http_limits: HttpLimits | None = None,
     on_refused: OnRefused | None = None,
+    refusals: RefusalLog | None = None,
 ) -> "Listener":
     """Serve the application over plain TCP; otherwise as serve_tls."""
-    listener = Listener(runner, http_limits, on_refused)
+    listener = Listener(runner, http_limits, on_refused, refusals)
     streams = StreamServer(listener.make_connection, limits=stream_limits, on_refused=listener.stream_refused)
     await listener.start(streams, sock)
     return listener
@@ -80,11 +85,18 @@ async def serve_plain(
 class Listener:
     """One listening socket and its connections; made by serve_tls and serve_plain."""
 
-    def __init__(self, runner: web.AppRunner, limits: HttpLimits | None, on_refused: OnRefused | None) -> None:
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        limits: HttpLimits | None,
+        on_refused: OnRefused | None,
+        refusals: RefusalLog | None,
+    ) -> None:
         if runner.server is None:
             raise RuntimeError("the runner has not been set up")
         self._manager = runner.server
         self._on_refused = on_refused
+        self._refusals = RefusalLog() if refusals is None else refusals
         self._streams: StreamServer | None = None
         self._server: asyncio.Server | None = None
         self.limits = HttpLimits() if limits is None else limits
@@ -121,8 +133,9 @@ class Listener:
         """A connection was refused or cut below HTTP."""
         self.refused(reason.value, peer_text(peername), new_request_id())
 
-    def refused(self, reason: str, peer: str, request_id: str, detail: str = "") -> None:
-        """Log one line, and tell whoever counts."""
-        _log.info("refused %s: %s%s (request %s)", peer, reason, f" {detail[:200]!a}" if detail else "", request_id)
+    def refused(self, reason: str, peer: str, request_id: str, detail: str = "", *, is_logged: bool = False) -> None:
+        """Log one line, unless that was done or the source has had its share, and tell whoever counts."""
+        if not is_logged and self._refusals.admits(host_of(peer), "", reason):
+            _log.info("refused %s: %s%s (request %s)", peer, reason, f" {detail[:200]!a}" if detail else "", request_id)
         if self._on_refused is not None:
             self._on_refused(reason, peer, request_id)

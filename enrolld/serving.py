@@ -11,14 +11,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from ca_core.errors import MalformedRequest
 from ca_core.model import Call, TlsPeer
 from enrolld import health, log, process, publication
 from enrolld.chores import Chores
 from enrolld.contexts import Contexts
-from enrolld.http_server import Listener, request_id_of, serve_plain, serve_tls
+from enrolld.http_refusal import LOGGED, OWN_WORDS
+from enrolld.http_server import Listener, host_of, request_id_of, serve_plain, serve_tls
 from enrolld.process import Ready, WorkerSettings
+from enrolld.refusal_log import RefusalLog
 from enrolld.request_id import new_request_id
 from enrolld.tls import Select
 from est_server.app import LOG_FIELDS, make_app
@@ -26,7 +29,7 @@ from est_server.app import LOG_FIELDS, make_app
 if TYPE_CHECKING:
     from ca_core.core import Core
 
-__all__ = ["Serving", "log_requests", "run", "serve"]
+__all__ = ["Serving", "request_logger", "run", "serve"]
 
 _DRAIN_SECONDS = 15.0
 _MAX_PUBLIC_BODY = 1024  # nothing is ever sent to what only publishes
@@ -40,8 +43,9 @@ async def run(core: "Core", settings: WorkerSettings, channel: socket.socket) ->
     await core.server_certificates.refresh()
     select = Contexts(core.server_certificates)
     select(None)  # what can't be served is found out here, not by the first client
-    serving = await serve(core, settings, select)
-    chores = asyncio.create_task(Chores(core, settings.names).run())
+    refusals = RefusalLog()
+    serving = await serve(core, settings, select, refusals)
+    chores = asyncio.create_task(Chores(core, settings.names, refusals).run())
     process.send(channel, Ready())
     channel.setblocking(False)
     # Nothing more is ever sent to us: readable means that the supervisor is gone.
@@ -53,6 +57,7 @@ async def run(core: "Core", settings: WorkerSettings, channel: socket.socket) ->
         chores.cancel()
         await asyncio.gather(chores, return_exceptions=True)
         await serving.close(_DRAIN_SECONDS)
+        refusals.tell()
 
 
 class Serving:
@@ -75,12 +80,12 @@ class Serving:
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
 
 
-async def serve(core: "Core", settings: WorkerSettings, select: Select) -> Serving:
+async def serve(core: "Core", settings: WorkerSettings, select: Select, refusals: RefusalLog) -> Serving:
     """Begin to serve on every inherited socket."""
 
     def record(reason: str, peer: str, request_id: str) -> None:
         """Keep what was refused before it was a request, so that `explain` finds it."""
-        call = Call(request_id, "http", "connection", peer.rpartition(":")[0].strip("[]") or peer)
+        call = Call(request_id, "http", "connection", host_of(peer))
         core.registration.refused(MalformedRequest(reason, "Refused before it was a request."), call, None)
 
     serving = Serving()
@@ -90,44 +95,56 @@ async def serve(core: "Core", settings: WorkerSettings, select: Select) -> Servi
         if kind not in runners:
             app = _APPLICATIONS[kind](core)
             if kind != "admin":  # whoever watches asks every few seconds
-                app.middlewares.insert(0, log_requests)
+                app.middlewares.insert(0, request_logger(refusals))
             runners[kind] = await serving.set_up(app)
         sock = socket.socket(fileno=inherited.descriptor)
         sock.setblocking(False)
         if kind == "https":
-            serving.listeners.append(await serve_tls(runners[kind], sock, select, on_refused=record))
+            serving.listeners.append(await serve_tls(runners[kind], sock, select, on_refused=record, refusals=refusals))
         else:
-            serving.listeners.append(await serve_plain(runners[kind], sock, on_refused=record))
+            serving.listeners.append(await serve_plain(runners[kind], sock, on_refused=record, refusals=refusals))
     return serving
 
 
-@web.middleware
-async def log_requests(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """One line per request, with the ECS fields that an application puts under `LOG_FIELDS` into its response."""
-    started = time.monotonic()
-    status, request_id = 500, ""
-    fields: Mapping[str, Any] = {}
-    try:
-        response = await handler(request)
-        status, fields = response.status, response.get(LOG_FIELDS) or {}
-        request_id = response.headers.get("X-Request-Id", "")
-    except web.HTTPException as exc:
-        status = exc.status
-        raise
-    finally:
-        tls = request.transport.get_extra_info("tls") if request.transport is not None else None
-        log.request(
-            request_id=request_id or request_id_of(request),
-            client=request.remote or "",
-            method=request.method,
-            path=request.path,
-            status=status,
-            seconds=time.monotonic() - started,
-            fields={"tls.version": tls.version, "tls.cipher": tls.cipher, **fields} if tls is not None else fields,
-        )
-    return response
+def request_logger(refusals: RefusalLog) -> Middleware:
+    """One line per request, with the ECS fields that an application puts under `LOG_FIELDS` into its response.
+
+    Of refusals only those have a line that `refusals` admits.
+    """
+
+    @web.middleware
+    async def log_requests(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        started = time.monotonic()
+        status, request_id = 500, ""
+        fields: Mapping[str, Any] = {}
+        try:
+            response = await handler(request)
+            status, fields = response.status, response.get(LOG_FIELDS) or {}
+            request_id = response.headers.get("X-Request-Id", "")
+        except web.HTTPException as exc:
+            status = exc.status
+            fields = {"event.code": OWN_WORDS[status][0]} if status in OWN_WORDS else {}
+            raise
+        finally:
+            request[LOGGED] = True
+            client = request.remote or ""
+            code = str(fields.get("event.code", status))
+            if status < 400 or refusals.admits(client, str(fields.get("enrolld.realm", "")), code):
+                tls = request.transport.get_extra_info("tls") if request.transport is not None else None
+                log.request(
+                    request_id=request_id or request_id_of(request),
+                    client=client,
+                    method=request.method,
+                    path=request.path,
+                    status=status,
+                    seconds=time.monotonic() - started,
+                    fields={"tls.version": tls.version, "tls.cipher": tls.cipher, **fields} if tls else fields,
+                )
+        return response
+
+    return log_requests
 
 
 def _est(core: "Core") -> web.Application:

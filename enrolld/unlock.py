@@ -38,9 +38,9 @@ def find(node: Node, environ: Mapping[str, str], ask: Callable[[], str | None] |
                 "unlock_key_missing", f"The credential {credential} can't be read: {exc.strerror}.", "Look at the unit."
             ) from exc
     if node.unlock_file is not None:
-        return UnlockKey.load(node.unlock_file)
+        return _load(node.unlock_file)
     if (own := _own_file(node)).exists() or own.is_symlink():
-        return UnlockKey.load(own)
+        return _load(own)
     typed = ask() if ask is not None else None
     return UnlockKey(typed.encode()) if typed else None
 
@@ -66,6 +66,19 @@ def generate(node: Node) -> tuple[UnlockKey, Path]:
     path = _own_file(node)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     return UnlockKey.generate(path), path
+
+
+def _load(path: Path) -> UnlockKey:
+    try:
+        return UnlockKey.load(path)
+    except OperatorError as exc:
+        if isinstance(exc.__cause__, PermissionError):
+            remedy = f"Give it to the user that runs enrolld, and to nobody else: chown, then chmod 600 {path}"
+        elif isinstance(exc.__cause__, FileNotFoundError):
+            remedy = f"Put it there, or name where it is: ENROLLD_UNLOCK_FILE=PATH, or the credential {CREDENTIAL}."
+        else:
+            raise
+        raise OperatorError(exc.code, exc.message, remedy) from exc
 
 
 def _own_file(node: Node) -> Path:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 
 from ca_core.errors import CoreError, OperatorError
-from enrolld import log, process
+from enrolld import faults, log, process
 from enrolld.process import Failed, WorkerSettings
 
 __all__ = ["main"]
@@ -34,12 +34,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _work(settings, channel)
     except OperatorError as exc:
-        return _give_up(channel, Failed(exc.code, exc.message, exc.remedy))
+        return _give_up(channel, Failed(*faults.fault_of(exc)))
     except CoreError as exc:
         _LOG.exception("the core can't be opened")
-        return _give_up(
-            channel, Failed("store_failed", f"The core can't be opened: {exc}", "'enrolld check' says more.")
-        )
+        return _give_up(channel, Failed(*faults.fault_of(exc)))
     except Exception as exc:  # noqa: BLE001  # the edge of the process: the log is the only place left to tell
         _LOG.critical("the worker ends", exc_info=True)
         what = f"{type(exc).__name__}: {exc}"

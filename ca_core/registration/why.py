@@ -14,8 +14,8 @@ def sentence(
 ) -> str:
     """One sentence: what keeps the device from a certificate, and what to do; or that all is well.
 
-    `last` is (serial, not_after, status) of its newest certificate, `open_secret` (expires_at,) of its unspent secret, both
-    as the store has them; `attempts` are newest first.
+    `last` is (serial, not_after, status) of its newest certificate, `open_secret` (expires_at,) of its unspent secret,
+    both as the store has them; `attempts` are newest first.
     """
     typed = shown.device if shown.realm == DEFAULT_REALM else f"{shown.device} --realm {shown.realm}"
     if shown.state == "suspended":

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import click
 
-from ca_core.errors import InternalError, OperatorError, Refusal
+from ca_core.errors import OperatorError, Refusal
+from enrolld import faults
 from enrolld.cli import output
 from enrolld.cli.frame import GroupWithGlobals
 
@@ -21,7 +22,7 @@ __all__ = ["COMMANDS", "cli", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("node", "Run the daemon; --init makes its CA first."),
     "init": ("node", "Make the directory, its CA and the default realm."),
-    "check": ("node", "Find what would not work, and say how to mend it."),
+    "check": ("check", "Find what would not work, and say how to mend it."),
     "status": ("node", "Show whether the daemon runs, and what it holds."),
     "realm": ("realm", "Device lines: add, list, show, export, apply."),
     "trust": ("trust", "Manufacturers whose devices a realm admits: add, list, remove."),
@@ -64,6 +65,7 @@ class LazyGroup(GroupWithGlobals):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="First steps: 'enrolld --dir ./enrolld-data serve --init', then paste what it prints.",
 )
+@click.version_option(package_name="enrolld", message="%(prog)s %(version)s")
 def cli() -> None:
     """Certificates for devices: EST (RFC 7030) over a private CA.
 
@@ -103,14 +105,14 @@ def _run(arguments: list[str], *, as_json: bool) -> int:
         output.complain("Interrupted.", "", to_stderr_only=True)
         return _INTERRUPTED
     except (OperatorError, Refusal) as exc:
-        output.refuse(exc.code, exc.message, exc.remedy, as_json=as_json)
+        output.refuse(*faults.fault_of(exc), as_json=as_json)
         return 1
     except BrokenPipeError:
         raise
     except Exception as exc:  # the edge of the process: a traceback helps no operator
         if os.environ.get("ENROLLD_DEBUG"):
             raise
-        output.refuse(*_ours(exc), as_json=as_json)
+        output.refuse(*faults.fault_of(exc), as_json=as_json)
         return 1
     return status if isinstance(status, int) else 0
 
@@ -125,27 +127,3 @@ def _usage(exc: click.ClickException, *, as_json: bool) -> int:
     message = "A command is missing." if helps else exc.format_message()
     output.refuse("usage", message, f"'{path} --help' shows how it is called.", as_json=as_json)
     return 2
-
-
-def _ours(exc: Exception) -> tuple[str, str, str]:
-    """Code, sentence and remedy of something that no command foresaw."""
-    kind = type(exc)
-    origin = kind.__module__.partition(".")[0]
-    what = f"{kind.__name__}: {exc}".splitlines()[0] if str(exc) else kind.__name__
-    if origin in ("sqlalchemy", "sqlite3"):
-        cause = str(getattr(exc, "orig", None) or exc).splitlines()[0]
-        return (
-            "store_failed",
-            f"The store can't be used: {cause}.",
-            "Look at the disk (space, permissions); if the file is damaged, restore a backup beside it.",
-        )
-    if isinstance(exc, OSError):
-        where = f" ({exc.filename})" if exc.filename else ""
-        return ("system", f"The system refused: {exc.strerror or exc}{where}.", "Look at permissions and disk space.")
-    if isinstance(exc, InternalError):
-        return ("internal", f"It can't be done now: {what}.", "'enrolld check' looks for the cause.")
-    return (
-        "internal",
-        f"This should not happen: {what}.",
-        "Please report it; with ENROLLD_DEBUG=1 in the environment the command shows where.",
-    )

@@ -88,7 +88,10 @@ def show(session: Session, serial: str, realm: str | None, *, pem: bool) -> None
 @click.option("--wait", type=options.Duration(), default="10s", show_default=True, help="For the CRL to be out.")
 @pass_session
 def revoke(session: Session, serial: str, realm: str | None, reason: str, wait: dt.timedelta) -> None:
-    """Revoke a certificate, and answer when the CRL that says so is published."""
+    """Revoke a certificate, and answer when the CRL that says so is published.
+
+    It and older certificates of the device renew no more; 'device suspend' shuts the device out of every way in.
+    """
     import asyncio
 
     async def body(core: "Core") -> tuple[object, bool]:
@@ -114,7 +117,8 @@ def revoke(session: Session, serial: str, realm: str | None, reason: str, wait: 
     output.details((name.replace("_", " "), values.get(name)) for name in FIELDS)
     output.details([("published", published)])
     if published:
-        again = f"device secret {values['device']} --realm {values['realm']}"
-        session.next("It renews nothing any more. If the device is sound, a new secret lets it enroll again:", again)
+        shut_out = f"device suspend {values['device']} --realm {values['realm']}"
+        words = "It renews nothing any more, nor do older ones; an IDevID or a new secret still lets the device in."
+        session.next(f"{words} To shut the device out of every way in:", shut_out)
     else:
         session.next("It is revoked; the CRL that says so is not out yet. The daemon publishes it, or:", "crl publish")

@@ -32,7 +32,7 @@ def device() -> None:
 @device.command()
 @click.argument("name")
 @options.realm
-@click.option("--profile", metavar="P", help="Bind the device to this profile.")
+@click.option("--profile", metavar="P", help="The profile that it may use [the realm's default].")
 @click.option("--serial-number", metavar="S", help="Of its factory identity (IDevID): the subject's serialNumber.")
 @click.option("--manufacturer", metavar="M", help="The name of the trust entry that its IDevID comes from.")
 @click.option("--san", "sans", multiple=True, metavar="DNS:x|IP:x|URI:x", help="A name it may have; repeatable.")
@@ -137,9 +137,12 @@ def why(session: Session, name: str, realm: str) -> None:
 @options.realm
 @pass_session
 def suspend(session: Session, name: str, realm: str) -> None:
-    """Give the device nothing more until it is resumed; its certificates stay valid."""
+    """Shut the device out of every way in until it is resumed; the certificates that it has stay valid."""
     _show(session, session.run(lambda core: core.devices.suspend(realm, name, actor=session.actor)))
-    session.next("To shut it out, revoke its certificates as well; this lists them:", f"cert list --device {name}")
+    session.next(
+        "Nothing is issued to it any more. For those who check the CRL, revoke its certificates; this lists them:",
+        f"cert list --device {name}" + (f" --realm {realm}" if realm != "default" else ""),
+    )
 
 
 @device.command()

@@ -18,7 +18,7 @@ import click
 
 from ca_core.errors import OperatorError
 from enrolld.cli import output
-from enrolld.config import FILE_NAME, Flags, Node
+from enrolld.config import FILE_NAME, Flags, Node, node_directory
 
 if TYPE_CHECKING:
     from ca_core.core import Core
@@ -38,8 +38,16 @@ class Session:
         self.json = False
 
     def node(self, **flags: Any) -> Node:
-        """This node's configuration."""
-        return Node.load(Flags(dir=self.dir, store=self.store, **flags), os.environ)
+        """This node's configuration, of a directory that is ours to read."""
+        given = Flags(dir=self.dir, store=self.store, **flags)
+        directory, _ = node_directory(given, os.environ)
+        check_owner(directory, named=self.dir is not None)
+        try:
+            return Node.load(given, os.environ)
+        except OperatorError as exc:
+            if exc.code == "usage":
+                raise click.UsageError(exc.message, click.get_current_context(silent=True)) from exc
+            raise
 
     @property
     def actor(self) -> str:
@@ -55,7 +63,6 @@ class Session:
         `key` says whether the CA keys must be opened: True, False, or None for when the unlock key is at hand.
         """
         node = self.node()
-        check_owner(node.dir)
         require_store(node, self.command)
 
         # Imported when all that can be refused without them is: they cost most of a command's start. Nothing made by
@@ -198,8 +205,12 @@ def page(rows: Sequence[T], limit: int, after: str | None) -> Sequence[T]:
     return rows[start : start + limit]
 
 
-def check_owner(directory: Path) -> None:
-    """Refuse to touch another user's directory: files made there by us would shut the daemon out (or let us in)."""
+def check_owner(directory: Path, *, named: bool) -> None:
+    """Refuse to touch another user's directory: files made there by us would shut the daemon out (or let us in).
+
+    `named` says whether `--dir` did it: a variable is lost on the way through sudo.
+    """
+    arguments = [program(), *([] if named else ["--dir", str(directory)]), *sys.argv[1:]]
     try:
         owner = directory.stat().st_uid
     except FileNotFoundError:
@@ -208,7 +219,7 @@ def check_owner(directory: Path) -> None:
         raise OperatorError(
             "directory_forbidden",
             f"{directory} can't be looked into by {getpass.getuser()}.",
-            "Run the command as the user that the daemon runs as: sudo -u USER enrolld ...",
+            f"Run it as the user that the daemon runs as: sudo -u USER {shlex.join(arguments)}",
         ) from None
     if owner != os.geteuid():
         try:
@@ -218,12 +229,13 @@ def check_owner(directory: Path) -> None:
         raise OperatorError(
             "wrong_user",
             f"{directory} belongs to {name}, and this is user {os.geteuid()}.",
-            f"Run it as its owner: sudo -u {shlex.quote(name)} {shlex.join([program(), *sys.argv[1:]])}",
+            f"Run it as its owner: sudo -u {shlex.quote(name)} {shlex.join(arguments)}",
         )
 
 
 def require_store(node: Node, command: Callable[[str], str]) -> None:
     """Refuse when there is no CA here yet, and say where one was looked for."""
+    refuse_empty_store(node, command)
     if store_exists(node):
         return
     path = node.store_url.removeprefix("sqlite:///")
@@ -236,10 +248,27 @@ def require_store(node: Node, command: Callable[[str], str]) -> None:
     raise OperatorError("no_store", what, f"Name the right one with --dir, or make a CA: {command('init')}")
 
 
+def refuse_empty_store(node: Node, command: Callable[[str], str]) -> None:
+    """Refuse a file without a byte where the database should be; enrolld never leaves one."""
+    path = _database(node)
+    if path is None or not path.is_file() or path.stat().st_size:
+        return
+    raise OperatorError(
+        "store_empty",
+        f"{path} is empty: there is no database in it.",
+        f"Restore a backup of it. If there never was a CA, delete the file and make one: {command('init')}",
+    )
+
+
 def store_exists(node: Node) -> bool:
     """Whether a CA was made here before; of a database server only opening it tells."""
+    path = _database(node)
+    return path is None or path.exists()
+
+
+def _database(node: Node) -> Path | None:
     prefix = "sqlite:///"
-    return not node.store_url.startswith(prefix) or Path(node.store_url.removeprefix(prefix)).exists()
+    return Path(node.store_url.removeprefix(prefix)) if node.store_url.startswith(prefix) else None
 
 
 def program() -> str:

@@ -1,6 +1,5 @@
-"""`enrolld serve`, `init`, `check` and `status`: this node."""
+"""`enrolld serve`, `init` and `status`: this node."""
 
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -10,15 +9,16 @@ import click
 
 from ca_core.errors import OperatorError
 from enrolld.cli import crl, output
-from enrolld.cli.frame import CommandWithGlobals, Session, check_owner, pass_session, program, store_exists
-from enrolld.config import Node, unknown_variables
+from enrolld.cli.frame import CommandWithGlobals, Session, pass_session, program, refuse_empty_store, store_exists
+from enrolld.config import Node
+from enrolld.sockets import Address
 
 if TYPE_CHECKING:
     from ca_core.core import Core
     from enrolld.daemon import Started
+    from enrolld.running import RunState
 
 F = TypeVar("F", bound=Callable[..., Any])
-_FINDINGS = 3
 
 
 def names(command: F) -> F:
@@ -38,7 +38,7 @@ def names(command: F) -> F:
 def serve(session: Session, /, init: bool, **flags: Any) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
     node = session.node(**flags)
-    check_owner(node.dir)
+    refuse_empty_store(node, session.command)
     if not (init or node.dir_named or store_exists(node)):
         raise OperatorError(
             "no_store",
@@ -64,7 +64,6 @@ def serve(session: Session, /, init: bool, **flags: Any) -> None:
 def init(session: Session, /, **flags: Any) -> None:
     """Make the directory, its unlock key, the CA and the default realm."""
     node = session.node(**flags)
-    check_owner(node.dir)
 
     from enrolld import announcement, daemon, unlock
 
@@ -88,26 +87,6 @@ def init(session: Session, /, **flags: Any) -> None:
 
 @click.command(cls=CommandWithGlobals)
 @pass_session
-def check(session: Session) -> int:
-    """Find what would not work, and say how to mend it; exit status 3 when there is something."""
-    node = session.node()
-    findings = [output.plain(finding) for finding in session.run(lambda core: core.check(node.names), key=None)]
-    findings += _own_findings(node)
-    found = any(finding["severity"] in ("error", "warning") for finding in findings)
-    if session.json:
-        output.emit_json({"ok": not found, "findings": findings})
-    else:
-        for finding in findings:
-            output.raw(f"{finding['severity']}: {output.printable(finding['message'])}")
-            if finding["remedy"]:
-                output.raw(f"  {output.printable(finding['remedy'])}")
-        if not found:
-            output.raw("Nothing to mend.")
-    return _FINDINGS if found else 0
-
-
-@click.command(cls=CommandWithGlobals)
-@pass_session
 def status(session: Session) -> None:
     """Show whether the daemon runs, and what the store holds."""
     from enrolld import running
@@ -124,7 +103,7 @@ def status(session: Session) -> None:
         return
     pairs: list[tuple[str, object]] = [("directory", str(node.dir)), ("running", state is not None)]
     if state is not None:
-        pairs += [("process", state.pid), ("https", state.https), ("http", state.http), ("admin", state.admin)]
+        pairs += [("process", state.pid), *((kind, _bound(state, kind)) for kind in ("https", "http", "admin"))]
     pairs += [(name.replace("_", " "), values[name]) for name in ("version", "store", "public_url")]
     output.details(pairs)
     counts: list[output.Column] = [
@@ -139,20 +118,9 @@ def status(session: Session) -> None:
         session.next("To run it:", "serve")
 
 
-def _own_findings(node: Node) -> list[dict[str, object]]:
-    """What concerns this node alone, and not the core."""
-    findings: list[dict[str, object]] = []
-    for variable, nearest in unknown_variables(os.environ):
-        hint = f"Did you mean {nearest}?" if nearest else "Unset it."
-        findings.append(_finding("warning", "variable_unknown", f"{variable} is set, and means nothing here.", hint))
-    if (mode := node.dir.stat().st_mode & 0o077) != 0:
-        message = f"{node.dir} is open to other users (mode {mode:03o} too many)."
-        findings.append(_finding("error", "directory_open", message, f"chmod 700 {shlex.quote(str(node.dir))}"))
-    return findings
-
-
-def _finding(severity: str, code: str, message: str, remedy: str) -> dict[str, object]:
-    return {"severity": severity, "code": code, "message": message, "remedy": remedy}
+def _bound(state: "RunState", kind: str) -> list[str]:
+    """Where a listener is bound, which is not always where this machine reaches it."""
+    return [str(Address(one.address, one.port)) for one in state.listeners if one.kind == kind]
 
 
 def _counts(value: object) -> object:

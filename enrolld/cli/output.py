@@ -34,7 +34,7 @@ _BOLD, _RED, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[
 _COLOURS = {
     **dict.fromkeys(("active", "valid", "issued"), _GREEN),
     **dict.fromkeys(("suspended", "pending", "hold"), _YELLOW),
-    **dict.fromkeys(("revoked", "refused", "expired"), _RED),
+    **dict.fromkeys(("revoked", "refused", "expired", "error"), _RED),
 }
 
 

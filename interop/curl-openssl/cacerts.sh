@@ -3,5 +3,5 @@
 set -eu
 
 # --- recipe
-curl --silent --show-error --fail --cacert root.pem --output answer "$EST/cacerts"
-openssl base64 -d -in answer | openssl pkcs7 -inform DER -print_certs -out ca.pem
+curl --silent --show-error --fail --cacert root.pem --output answer "$EST/cacerts" &&
+openssl base64 -d -in answer | openssl pkcs7 -inform DER -print_certs -out new.pem && mv new.pem ca.pem

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Enroll with the factory identity. Needs EST, NAME, IDEVID (a folder with chain.pem and key.pem), root.pem and ca.pem;
-# makes device.key, device.pem.
+# makes device.key, device.pem. A refusal changes neither of them.
 set -eu
 
 # --- recipe
-openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out device.key
-openssl req -new -key device.key -subj "/CN=$NAME" -outform DER | openssl base64 -out device.csr
+openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out new.key
+openssl req -new -key new.key -subj "/CN=$NAME" -outform DER | openssl base64 -out new.csr
 curl --silent --show-error --fail-with-body --cacert root.pem --cert "$IDEVID/chain.pem" --key "$IDEVID/key.pem" \
-  --header 'Content-Type: application/pkcs10' --data-binary @device.csr \
-  --output answer "$EST/simpleenroll" || cat answer
-openssl base64 -d -in answer | openssl pkcs7 -inform DER -print_certs -out device.pem
-openssl verify -CAfile root.pem -untrusted ca.pem device.pem
+  --header 'Content-Type: application/pkcs10' --data-binary @new.csr \
+  "$EST/simpleenroll" > answer || { cat answer; false; } &&
+openssl base64 -d -in answer | openssl pkcs7 -inform DER -print_certs -out new.pem &&
+openssl verify -CAfile root.pem -untrusted ca.pem new.pem && mv new.key device.key && mv new.pem device.pem

@@ -64,12 +64,15 @@ def run(*command: str | Path, cwd: Path, stdin: bytes = b"", check: bool = True)
 
 
 def interop(
-    script: str, *, cwd: Path, check: bool = True, settings: dict[str, str]
+    script: str, *, cwd: Path, check: bool = True, pasted: bool = False, settings: dict[str, str]
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a recipe of `interop/` as a person pastes it: in a folder of its own, with its variables set."""
+    """Run a recipe of `interop/` in a folder of its own, with its variables set.
+
+    `pasted` runs its lines as a person pastes them from the README, into a shell that goes on after a failure.
+    """
     path = INTEROP / script
     done = subprocess.run(
-        ["sh", str(path)],
+        ["sh", "-c", path.read_text().partition("# --- recipe\n")[2]] if pasted else ["sh", str(path)],
         cwd=cwd,
         input=b"",
         capture_output=True,

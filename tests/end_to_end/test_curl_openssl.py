@@ -22,6 +22,7 @@ from tests.helpers.daemon import Daemon
 pytestmark = pytest.mark.foreign
 
 EST = "/.well-known/est"
+SUSPENDED = ("device_suspended", "The device is suspended.")
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +144,54 @@ def test_a_registered_device_enrolls_by_its_idevid(
     assert certificate.subject.rfc4514_string() == f"CN={name}"
     bench.recipe("renew")  # from here on by its own certificate
     bench.verified()
+
+
+@pytest.mark.parametrize("pasted", [pytest.param(False, id="script"), pytest.param(True, id="pasted")])
+@pytest.mark.parametrize("script", ["renew", "rekey", "enroll", "enroll-idevid"])
+def test_a_refused_recipe_leaves_the_old_key_and_certificate_as_they_were(
+    own_daemon: Daemon, tmp_path: Path, pki: DemoPki, script: str, pasted: bool
+) -> None:
+    trust_manufacturer(own_daemon, pki.acme.root, pki.acme.name)
+    identity = ("--serial-number", pki.sensor.serial_number, "--manufacturer", pki.acme.name)
+    added = own_daemon.ask("device", "add", "sensor-17", *identity)
+    bench = Bench(own_daemon, tmp_path, "sensor-17", added["secret"])
+    bench.settings["IDEVID"] = str(pki.sensor.folder)
+    bench.recipe("cacerts")
+    bench.recipe("enroll")
+    before = {name: (bench.folder / name).read_bytes() for name in ("device.key", "device.pem", "ca.pem")}
+    bench.settings["SECRET"] = bench.daemon.ask("device", "secret", bench.name)["secret"]
+    bench.daemon.ask("device", "suspend", bench.name)
+    (bench.folder / "answer").write_text("of an earlier request")
+
+    done = clients.interop(
+        f"curl-openssl/{script}.sh", cwd=bench.folder, settings=bench.settings, check=False, pasted=pasted
+    )
+    assert done.returncode != 0
+    sentence = done.stdout.decode()
+    refusal = bench.daemon.explain(request_id_in(sentence))
+    assert (refusal["code"], refusal["message"]) == SUSPENDED
+    assert sentence.startswith(refusal["message"])
+    assert {name: (bench.folder / name).read_bytes() for name in before} == before
+
+    bench.daemon.ask("device", "resume", bench.name)  # the twin
+    clients.interop(f"curl-openssl/{script}.sh", cwd=bench.folder, settings=bench.settings, pasted=pasted)
+    bench.verified()
+    assert (bench.folder / "device.pem").read_bytes() != before["device.pem"]
+    assert ((bench.folder / "device.key").read_bytes() != before["device.key"]) is (script != "renew")
+
+
+def test_when_nobody_answers_nothing_is_replaced_either(bench: Bench) -> None:
+    bench.recipe("cacerts")
+    bench.recipe("enroll")
+    before = {name: (bench.folder / name).read_bytes() for name in ("device.key", "device.pem", "ca.pem")}
+    bench.settings["EST"] = "https://localhost:1/.well-known/est"
+    for script in ("cacerts", "renew", "rekey", "enroll"):
+        done = clients.interop(
+            f"curl-openssl/{script}.sh", cwd=bench.folder, settings=bench.settings, check=False, pasted=True
+        )
+        assert done.returncode != 0
+        assert b"curl: (7)" in done.stderr
+    assert {name: (bench.folder / name).read_bytes() for name in before} == before
 
 
 def test_the_crl_named_in_the_certificate_lists_a_revoked_one_and_it_can_renew_no_more(bench: Bench) -> None:

@@ -49,8 +49,16 @@ def test_no_recipe_goes_without_verifying_the_server() -> None:
     pages = [README, *((TOP / script).read_text() for script in SCRIPTS)]
     for page in pages:
         assert not re.search(r"curl[^|\n]* (-k|--insecure)\b", page)
-        for call in re.findall(r"^(?:curl|pki --est(?:ca)?) (?:[^\n]*\\\n)*[^\n]*", page, re.MULTILINE):
+        calls = re.findall(r"^(?:curl|pki --est(?:ca)?) (?:[^\n]*\\\n)*[^\n]*", page, re.MULTILINE)
+        assert len(calls) == len(re.findall(r"\b(?:curl --|pki --est)", page))  # all begin a line, so none is missed
+        for call in calls:
             assert "--cacert" in call, call
+
+
+def test_no_recipe_puts_the_secret_where_ps_shows_it() -> None:
+    for script in SCRIPTS:
+        for line in (TOP / script).read_text().partition("# --- recipe\n")[2].splitlines():
+            assert "SECRET" not in line or line.lstrip().startswith("printf "), line  # which the shell does itself
 
 
 @pytest.mark.foreign

@@ -111,6 +111,54 @@ def test_a_revoked_certificate_renews_no_more(bench: Bench) -> None:
     assert "HTTP 40" in bench.refused("renew")
 
 
+@pytest.mark.parametrize("pasted", [pytest.param(False, id="script"), pytest.param(True, id="pasted")])
+@pytest.mark.parametrize("script", ["renew", "enroll"])
+def test_a_refused_recipe_leaves_the_old_key_and_certificate_as_they_were(
+    bench: Bench, script: str, pasted: bool
+) -> None:
+    bench.recipe("estca")
+    bench.recipe("enroll")
+    before = {name: (bench.folder / name).read_bytes() for name in ("device.key", "device.pem")}
+    bench.settings["SECRET"] = bench.daemon.ask("device", "secret", bench.name)["secret"]
+    bench.daemon.ask("device", "suspend", bench.name)
+    done = clients.interop(
+        f"strongswan/{script}.sh", cwd=bench.folder, settings=bench.settings, check=False, pasted=pasted
+    )
+    assert done.returncode != 0
+    assert b"HTTP 403" in done.stderr
+    why = bench.daemon.ask("device", "why", bench.name)["timeline"][0]
+    assert (why["code"], why["message"]) == ("device_suspended", "The device is suspended.")
+    assert {name: (bench.folder / name).read_bytes() for name in before} == before
+    assert not (bench.folder / "login").exists()  # the secret lies nowhere
+
+    bench.daemon.ask("device", "resume", bench.name)  # the twin
+    clients.interop(f"strongswan/{script}.sh", cwd=bench.folder, settings=bench.settings, pasted=pasted)
+    bench.verified()
+    for name, content in before.items():
+        assert (bench.folder / name).read_bytes() != content
+    assert (bench.folder / "device.key").stat().st_mode & 0o077 == 0
+    assert not (bench.folder / "login").exists()
+
+
+def test_a_certificate_of_another_ca_replaces_nothing(bench: Bench) -> None:
+    bench.recipe("estca")
+    bench.recipe("enroll")
+    before = {name: (bench.folder / name).read_bytes() for name in ("device.key", "device.pem")}
+    # A pki that gets whatever certificate lies there, in place of what the server would have issued.
+    clients.run(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+        *("-subj", f"/CN={bench.name}", "-keyout", "another.key", "-out", "another.pem"),
+        cwd=bench.folder,
+    )
+    recipe = (clients.INTEROP / "strongswan" / "renew.sh").read_text().partition("# --- recipe\n")[2]
+    stand_in = 'pki() { if [ "$1" = --est ]; then cat another.pem; else command pki "$@"; fi; }\n'
+    settings = [f"{name}='{value}'\n" for name, value in bench.settings.items()]
+    done = clients.run("sh", "-c", "".join([*settings, stand_in, recipe]), cwd=bench.folder, check=False)
+    assert done.returncode != 0
+    assert b"untrusted" in done.stdout + done.stderr
+    assert {name: (bench.folder / name).read_bytes() for name in before} == before
+
+
 def test_a_label_reaches_its_realm_though_this_client_has_no_option_for_it(bench: Bench) -> None:
     # 5.9.8 writes the path of --url before /.well-known; as a query, what it adds does no harm.
     bench.settings["SERVER"] += "/.well-known/est/default/cacerts?"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from enrolld.chores import Chores
+from enrolld.refusal_log import RefusalLog
 
 
 class Core:
@@ -57,8 +58,8 @@ class Clock:
         return self.now
 
 
-def chores(core: Core, clock: Clock) -> Chores:
-    return Chores(core, ("a",), clock)  # type: ignore[arg-type]  # the part of a core that chores use
+def chores(core: Core, clock: Clock, refusals: RefusalLog | None = None) -> Chores:
+    return Chores(core, ("a",), refusals or RefusalLog(clock=clock), clock)  # type: ignore[arg-type]  # a part of a core
 
 
 @pytest.mark.parametrize(
@@ -124,3 +125,18 @@ async def test_a_store_that_gives_no_lease_is_no_reason_to_act() -> None:
     core = Core(broken="hold")
     await chores(core, Clock()).round()
     assert core.done == ["hold", "refresh"]
+
+
+@pytest.mark.parametrize("holds", [pytest.param(True, id="holder"), pytest.param(False, id="another-holds")])
+async def test_every_worker_tells_its_own_sums_of_refusals(holds: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "enrolld.refusal_log")
+    core, clock = Core(holds=holds), Clock()
+    refusals = RefusalLog(clock=clock)
+    worker = chores(core, clock, refusals)
+    for _ in range(60):
+        refusals.admits("192.0.2.1", "", "tls_not_tls")
+    await worker.round()
+    assert caplog.messages == []
+    clock.now += 60
+    await worker.round()
+    assert caplog.messages == ["refused 10 more requests from 192.0.2.0/24: tls_not_tls"]

@@ -5,15 +5,18 @@ import os
 import pty
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import click
 import pytest
 
-from ca_core.errors import NotAuthorized, OperatorError, Unavailable
+from ca_core.errors import InternalError, NotAuthorized, OperatorError, SealingFailed, Unavailable
 from enrolld.cli import COMMANDS, cli, main, node, output
 from enrolld.cli.frame import Session
+from enrolld.faults import fault_of
 
 ENROLLD = str(Path(sys.executable).with_name("enrolld"))
 
@@ -98,6 +101,11 @@ def test_a_refusal_for_a_person_is_a_sentence_and_its_remedy_on_stderr(
         pytest.param(["cert", "revoke", "1", "--reason", "superseded", "--wait", "x"], "use 30s", id="not-a-duration"),
         pytest.param(["cert", "list", "--limit", "0"], "0 is not in the range", id="limit"),
         pytest.param(["trust", "add", "/nowhere.pem"], "No such file", id="no-file"),
+        pytest.param(["serve", "--https", "nope"], "--https: expected ADDR:PORT such as", id="not-an-address"),
+        pytest.param(["serve", "--workers", "0"], "--workers: expected 1 to 128, got 0", id="no-workers"),
+        pytest.param(["serve", "--name", "bad name"], "--name: expected a host name", id="not-a-name"),
+        pytest.param(["init", "--name", "bad name"], "--name: expected a host name", id="not-a-name-for-init"),
+        pytest.param(["cert", "list", "--store", "x"], "--store: expected sqlite:///PATH or", id="not-a-store"),
     ],
 )
 def test_a_command_called_wrongly_ends_with_2(
@@ -107,6 +115,7 @@ def test_a_command_called_wrongly_ends_with_2(
     said = capsys.readouterr()
     assert said.out == ""
     assert message in said.err
+    assert "--help' shows how it is called." in said.err
     assert main([*arguments, "--json"]) == 2
     refusal = json.loads(capsys.readouterr().out)
     assert refusal["error"] == "usage"
@@ -124,7 +133,17 @@ def test_help_ends_with_0(arguments: list[str], capsys: pytest.CaptureFixture[st
     [
         pytest.param(OperatorError("a_code", "Why.", "Do."), 1, "a_code", "Why.", id="operator"),
         pytest.param(NotAuthorized("device_suspended", "No."), 1, "device_suspended", "No.", id="refusal"),
-        pytest.param(Unavailable("a full disk"), 1, "internal", "done now: Unavailable: a full disk", id="ours"),
+        pytest.param(
+            Unavailable("a full disk"), 1, "unavailable", "It can't be done now: a full disk.", id="unavailable"
+        ),
+        pytest.param(
+            SealingFailed("the key x does not open with this unlock key"),
+            1,
+            "unlock_key_wrong",
+            "The CA can't sign: the key x does not open with this unlock key.",
+            id="sealing",
+        ),
+        pytest.param(InternalError("no issuer"), 1, "internal", "It can't be done now: no issuer.", id="ours"),
         pytest.param(RuntimeError("\x1b[2Jboo"), 1, "internal", "should not happen: RuntimeError", id="bug"),
         pytest.param(OSError(28, "No space left on device", "x.db"), 1, "system", "left on device (x.db)", id="disk"),
     ],
@@ -152,6 +171,20 @@ def test_whatever_goes_wrong_is_a_sentence(
     assert "\x1b" not in said.err
 
 
+@pytest.mark.parametrize("exc", [SealingFailed("x"), Unavailable("x"), InternalError("x"), OSError(28, "full")])
+def test_no_remedy_leads_in_a_circle_or_to_a_command_that_is_not_there(exc: Exception) -> None:
+    fault = fault_of(exc)
+    assert fault.remedy
+    assert "check" not in fault.remedy
+    assert "upgrade" not in fault_of(OperatorError("store_revision", "Old.", "run 'enrolld upgrade'")).remedy
+    assert type(exc).__name__ not in fault.message
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"enrolld {metadata.version('enrolld')}\n"
+
+
 def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -173,6 +206,55 @@ def test_another_users_directory_is_refused_with_how_to_run_it(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("by_variable", [pytest.param(False, id="dir"), pytest.param(True, id="variable")])
+def test_another_user_is_told_so_whatever_the_mode_of_the_directory(by_variable: bool) -> None:
+    # pytest's own folders are closed to the other user, who must be able to come as far as the directory.
+    with tempfile.TemporaryDirectory() as open_folder:
+        Path(open_folder).chmod(0o755)
+        directory = Path(open_folder) / "enrolld"
+        directory.mkdir(mode=0o700)
+        (directory / "enrolld.toml").write_text("")
+        (directory / "enrolld.toml").chmod(0o600)
+        for command in (["cert", "list"], ["serve"], ["init"], ["check"], ["status"]):
+            done = as_another_user(directory, *command, by_variable=by_variable)
+            assert done.returncode == 1, done.stderr
+            refusal = json.loads(done.stdout)
+            assert refusal["error"] == "wrong_user"
+            assert refusal["message"] == f"{directory} belongs to root, and this is user {ANOTHER_USER}."
+            assert refusal["remedy"].startswith("Run it as its owner: sudo -u root ")
+            assert f"--dir {directory} " in refusal["remedy"]  # sudo drops the variable
+        os.chown(directory, ANOTHER_USER, ANOTHER_USER)  # the twin: its own, and it comes as far as the missing CA
+        (directory / "enrolld.toml").unlink()
+        done = as_another_user(directory, "cert", "list", by_variable=by_variable)
+        assert json.loads(done.stdout)["error"] == "no_store"
+
+
+ANOTHER_USER = 65534
+AS_ANOTHER_USER = """
+import importlib, os, sys
+from enrolld.cli import COMMANDS, main
+for module, _ in COMMANDS.values():  # the other user may not be able to read the interpreter's own folders
+    importlib.import_module(f"enrolld.cli.{module}")
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.exit(main())
+"""
+
+
+def as_another_user(directory: Path, *arguments: str, by_variable: bool) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user who owns nothing, in a process that began as root and has given that up."""
+    named = [] if by_variable else ["--dir", str(directory)]
+    return subprocess.run(
+        [sys.executable, "-c", AS_ANOTHER_USER, *named, *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd="/",
+        env={"PATH": os.environ["PATH"], **({"ENROLLD_DIR": str(directory)} if by_variable else {})},
+    )
+
+
 def test_serve_makes_no_ca_in_a_directory_that_nobody_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,12 +271,23 @@ def test_a_faulty_configuration_is_refused_whatever_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "enrolld.toml").write_text("workers = 0\nnam = 1\n")
-    for command in (["cert", "list"], ["serve"], ["init"], ["check"], ["status"]):
+    for command in (["cert", "list"], ["serve"], ["init"], ["status"]):
         assert main(["--dir", str(tmp_path), "--json", *command]) == 1
         refusal = json.loads(capsys.readouterr().out)
         assert refusal["error"] == "config_invalid"
         assert "nam: no such key" in refusal["message"]
         assert "workers: expected 1 to 128" in refusal["message"]
+
+
+def test_check_finds_every_fault_of_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "enrolld.toml").write_text("workers = 0\nnam = 1\n")
+    assert main(["--dir", str(tmp_path), "--json", "check"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False
+    assert [(each["severity"], each["code"], each["message"]) for each in found["findings"]] == [
+        ("error", "config_invalid", "enrolld.toml: nam: no such key; the nearest is names"),
+        ("error", "config_invalid", "enrolld.toml: workers: expected 1 to 128, got 0"),
+    ]
 
 
 @pytest.mark.parametrize(

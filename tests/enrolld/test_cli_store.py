@@ -1,10 +1,12 @@
 """The commands on a real store: what they answer, in JSON and for a person, and what they refuse."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from ca_core.authority.sealing import UnlockKey
 from ca_core.core import Core, CoreConfig
 from ca_core.csr import ParsedCsr
 from ca_core.model import Call, Evidence, Issued, Operation
-from enrolld.cli import main
+from enrolld.cli import main, output
 from tests.helpers.daemon import run_enrolld
 
 Json = dict[str, Any]
@@ -319,6 +321,142 @@ def test_check_ends_with_3_when_there_is_something_to_mend(shell: Shell, monkeyp
     assert "ENROLLD_WORKER is set" in shell("check", status=3)[0]
 
 
+def test_a_failure_of_our_own_is_shown_and_explained(shell: Shell) -> None:
+    enroll(shell.directory, "cam-1", shell.ask("device", "add", "cam-1")["secret"])
+    with contextlib.closing(sqlite3.connect(shell.directory / "enrolld.db")) as connection, connection:
+        connection.execute(
+            "UPDATE attempt SET outcome = 'error', code = 'internal_error', message = NULL, detail = 'a full disk'"
+        )
+    explained = shell.ask("explain", REQUEST_ID)
+    assert (explained["outcome"], explained["code"], explained["detail"]) == ("error", "internal_error", "a full disk")
+    assert "a full disk" in shell("explain", REQUEST_ID)[0]
+    header, row = shell("device", "why", "cam-1")[0].splitlines()[-2:]
+    assert header.split()[:5] == ["AT", "OPERATION", "OUTCOME", "CODE", "WHAT"]
+    assert row.split()[2:7] == ["error", "internal_error", "a", "full", "disk"]
+    assert output._COLOURS["error"] == output._COLOURS["refused"]
+
+
+def finding(shell: Shell) -> Json:
+    """The only error that `check` finds; its remedy never leads back to it, nor to what is not there."""
+    found = shell.ask("check", status=3)
+    assert found["ok"] is False
+    for each in found["findings"]:
+        assert each["remedy"]
+        assert "enrolld check" not in each["remedy"]
+        assert "upgrade" not in each["remedy"]
+    (error,) = [each for each in found["findings"] if each["severity"] == "error"]
+    assert error["message"] in shell("check", status=3)[0]
+    return {name: error[name] for name in ("code", "message", "remedy")}
+
+
+def test_check_finds_that_the_unlock_key_is_missing(shell: Shell) -> None:
+    assert shell.ask("check")["ok"] is True
+    key = shell.directory / "keys" / "unlock"
+    away = key.rename(key.with_name("elsewhere"))
+    assert finding(shell) == {
+        "code": "unlock_key_missing",
+        "message": f"The unlock key is needed, and there is none in {key}.",
+        "remedy": "Give it by the systemd credential enrolld-unlock, by ENROLLD_UNLOCK_FILE=PATH, "
+        "or run this on a terminal.",
+    }
+    away.rename(key)
+    assert shell.ask("check")["ok"] is True
+
+
+def test_check_finds_that_others_can_read_the_unlock_key(shell: Shell) -> None:
+    key = shell.directory / "keys" / "unlock"
+    key.chmod(0o644)
+    assert finding(shell) == {
+        "code": "unlock_key_permissions",
+        "message": f"{key} can be read by others",
+        "remedy": f"run 'chmod 600 {key}'",
+    }
+
+
+def test_check_finds_that_the_unlock_key_is_not_where_it_was_said_to_be(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ENROLLD_UNLOCK_FILE", str(tmp_path / "nowhere"))
+    found = finding(shell)
+    assert found["code"] == "unlock_key_missing"
+    assert found["message"] == f"can't read the unlock key {tmp_path / 'nowhere'}: No such file or directory"
+    assert found["remedy"].startswith("Put it there, or name where it is:")
+
+
+def test_check_finds_that_the_unlock_key_cannot_be_read(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = shell.directory / "keys" / "unlock"
+    really = os.open
+
+    def refused(path: Any, *arguments: Any, **options: Any) -> int:  # root reads whatever the mode
+        if Path(path) == key:
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refused)
+    found = finding(shell)
+    assert found["code"] == "unlock_key_missing"
+    assert found["message"] == f"can't read the unlock key {key}: Permission denied"
+    assert found["remedy"].endswith(f"chmod 600 {key}")
+
+
+def test_check_finds_that_the_unlock_key_is_another_and_nothing_is_signed_with_it(shell: Shell) -> None:
+    (shell.directory / "keys" / "unlock").write_text("another key that is long enough\n")
+    found = shell.ask("check", status=3)
+    assert {each["code"] for each in found["findings"]} <= {"issuer_key", "server_key"}
+    assert "default-ec-1" in " ".join(each["message"] for each in found["findings"])
+    for command in (["crl", "publish"], ["realm", "add", "cams"]):
+        refusal = shell.ask(*command, status=1)
+        assert refusal["error"] == "unlock_key_wrong"
+        assert refusal["message"].endswith("does not open with this unlock key.")
+        assert refusal["remedy"].startswith("Give the unlock key that this store was made with")
+    assert [row["realm"] for row in shell.rows("realm", "list")] == ["default"]
+
+
+def test_check_finds_that_the_database_is_damaged(shell: Shell) -> None:
+    for path in shell.directory.glob("enrolld.db*"):
+        path.unlink()
+    database = shell.directory / "enrolld.db"
+    database.write_bytes(b"not a database" * 1000)
+    found = finding(shell)
+    assert found["code"] == "unavailable"
+    assert found["message"] == (f"It can't be done now: can't read the database {database}: file is not a database.")
+    assert "restore a backup" in found["remedy"]
+
+
+def test_check_finds_that_the_database_is_empty(shell: Shell) -> None:
+    for path in shell.directory.glob("enrolld.db*"):
+        path.unlink()
+    database = shell.directory / "enrolld.db"
+    database.touch()
+    found = finding(shell)
+    assert (found["code"], found["message"]) == ("store_empty", f"{database} is empty: there is no database in it.")
+    for command in (["cert", "list"], ["serve"]):
+        refusal = shell.ask(*command, status=1)
+        assert (refusal["error"], refusal["message"]) == (found["code"], found["message"])
+
+
+def test_check_finds_that_the_database_is_of_another_version(shell: Shell) -> None:
+    with contextlib.closing(sqlite3.connect(shell.directory / "enrolld.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    found = finding(shell)
+    assert found["code"] == "store_revision"
+    assert found["remedy"].startswith("Use the version of enrolld that made this store")
+
+
+@pytest.mark.parametrize("where", ["enrolld.db", "."])
+def test_check_finds_that_there_is_no_store(shell: Shell, where: str) -> None:
+    if where == ".":
+        shutil.rmtree(shell.directory)
+        message = f"There is no directory {shell.directory}."
+    else:
+        for path in shell.directory.glob("enrolld.db*"):
+            path.unlink()
+        message = f"{shell.directory} has settings, but no store at {shell.directory / 'enrolld.db'}."
+    found = finding(shell)
+    assert (found["code"], found["message"]) == ("no_store", message)
+    assert found["remedy"].endswith("init")
+
+
 def test_status_works_with_the_daemon_stopped(shell: Shell) -> None:
     status = shell.ask("status")
     assert (status["running"], status["serve"], status["dir"]) == (False, None, str(shell.directory))
@@ -328,7 +466,7 @@ def test_status_works_with_the_daemon_stopped(shell: Shell) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["cert", "list"], ["device", "add", "x"], ["status"], ["check"], ["crl", "publish"]],
+    [["cert", "list"], ["device", "add", "x"], ["status"], ["crl", "publish"]],
     ids=" ".join,
 )
 def test_a_damaged_store_is_told_in_a_sentence(shell: Shell, arguments: list[str]) -> None:
@@ -336,7 +474,7 @@ def test_a_damaged_store_is_told_in_a_sentence(shell: Shell, arguments: list[str
         path.unlink()
     (shell.directory / "enrolld.db").write_bytes(b"not a database" * 1000)
     answer = shell.ask(*arguments, status=1)
-    assert answer["error"] in ("internal", "store_failed")
+    assert answer["error"] == "unavailable"
     assert "not a database" in answer["message"]
     shell(*arguments, status=1)
 

@@ -17,9 +17,10 @@ def load(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, 
 def faults(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **flags: object) -> list[str]:
     with pytest.raises(OperatorError) as caught:
         load(tmp_path, text, environ, **flags)
-    assert caught.value.code == "config_invalid"
+    told = caught.value.message.split("\n")
+    assert caught.value.code == ("usage" if any(fault.startswith("--") for fault in told) else "config_invalid")
     assert FILE_NAME in caught.value.remedy
-    return caught.value.message.split("\n")
+    return told
 
 
 def test_without_any_source_the_defaults_hold(tmp_path: Path) -> None:
@@ -82,9 +83,10 @@ def test_an_address_that_cannot_be_bound_is_refused(text: str, message: str) -> 
 def test_a_listener_can_be_off_but_not_all_of_them(tmp_path: Path) -> None:
     assert load(tmp_path, '[listen]\nhttp = "off"\nadmin = ["off"]\n').http == ()
     text = '[listen]\nhttp = "off"\nadmin = "off"\n'
-    assert faults(tmp_path, text, https=["off"]) == [
-        "enrolld.toml: listen: every listener is off, so that there is nothing to serve"
-    ]
+    nothing = "every listener is off, so that there is nothing to serve"
+    assert faults(tmp_path, text, https=["off"]) == [f"enrolld.toml: listen: {nothing}"]
+    by_flags = faults(tmp_path, https=["off"], http=["off"], admin=["off"])
+    assert by_flags == [f"--https, --http, --admin: {nothing}"]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,16 @@
 """The daemon as processes: it starts once, says where, comes back from a dead worker, and leaves nothing behind."""
 
 import contextlib
+import http.client
 import json
 import os
+import re
 import signal
 import socket
+import sqlite3
+import ssl
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -231,10 +236,12 @@ def test_workers_leave_with_the_supervisor(tmp_path: Path, killed: bool) -> None
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, Any], Path]]:
+def serving(
+    folder: Path, *, http: str = "127.0.0.1:0"
+) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, Any], Path]]:
     """One worker with a plain listener, its serve.json, and its log."""
     log = folder / "serve.log"
-    listeners = ["--https", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "off"]
+    listeners = ["--https", "127.0.0.1:0", "--http", http, "--admin", "off"]
     with log.open("wb") as sink:
         command = [str(ENROLLD), "--dir", str(folder / "d"), "serve", "--json", *listeners]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=sink)
@@ -273,6 +280,35 @@ def test_a_request_in_flight_is_answered_before_the_daemon_ends(tmp_path: Path) 
         assert process.wait(30) == 0
 
 
+def test_a_flood_of_refusals_costs_few_lines_and_every_one_is_in_a_sum(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, state, log):
+        ports = {one["kind"]: one["port"] for one in state["listeners"]}
+        began = time.monotonic()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ports["http"], timeout=10)) as client:
+            for path in ["/nowhere"] * 200 + ["/pki/default-ec-1.cer"] * 100:  # on one connection that is kept
+                client.request("GET", path)
+                client.getresponse().read()
+        for _ in range(100):
+            with socket.create_connection(("127.0.0.1", ports["https"]), 10) as peer:
+                peer.sendall(b"\x00no TLS at all\r\n\r\n")
+                while peer.recv(4096):
+                    pass
+        took = time.monotonic() - began
+        process.terminate()  # what is not told by then is told at the end
+        assert process.wait(30) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    summed: dict[str, int] = {}
+    for line in lines:
+        if line.get("event.action") == "refusals":
+            summed[line["event.code"]] = summed.get(line["event.code"], 0) + line["enrolld.count"]
+    not_found = [line for line in lines if line.get("url.path") == "/nowhere"]
+    below_http = [line for line in lines if line["message"].startswith("refused 127.0.0.1:")]
+    assert len(not_found) + len(below_http) <= 50 + 5 * (took + 1)
+    assert len(not_found) + summed["http_not_found"] == 200
+    assert len(below_http) + summed["tls_not_tls"] == 100
+    assert sum(1 for line in lines if line.get("http.response.status_code") == 200) == 100
+
+
 def test_a_worker_that_cannot_come_back_is_tried_again(tmp_path: Path) -> None:
     with serving(tmp_path) as (process, state, log):
         (worker,) = workers_of(process.pid)
@@ -295,7 +331,57 @@ def test_a_worker_that_cannot_start_is_told_in_its_own_words(tmp_path: Path) -> 
     (directory / "keys" / "unlock").write_text("another key that is long enough\n")
     done = run_enrolld(directory, *SERVE)
     assert done.returncode == 1
-    assert "unlock key" in json.loads(done.stdout)["message"]
+    refusal = json.loads(done.stdout)
+    assert refusal["error"] == "unlock_key_wrong"
+    assert refusal["message"] == "The CA can't sign: the key default-root-1 does not open with this unlock key."
+    assert refusal["remedy"].startswith("Give the unlock key that this store was made with")
+    assert not (directory / "run" / "serve.json").exists()
+
+
+def test_one_realm_whose_keys_are_lost_does_not_stop_the_others(tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    assert run_enrolld(directory, "init").returncode == 0
+    for realm in ("broken", "sound"):
+        assert run_enrolld(directory, "realm", "add", realm, "--host", f"{realm}.example.com").returncode == 0
+    with contextlib.closing(sqlite3.connect(directory / "enrolld.db")) as connection, connection:
+        changed = connection.execute("UPDATE sealed_key SET pkcs8 = x'00' WHERE name LIKE 'broken-%'").rowcount
+        assert changed >= 2
+    with serving(tmp_path) as (_, state, log):
+        port = next(one["port"] for one in state["listeners"] if one["kind"] == "https")
+        for realm, host in (("default", "localhost"), ("sound", "sound.example.com")):
+            exported = run_enrolld(directory, "ca", "export", "--realm", realm).stdout.decode()
+            trusting = ssl.create_default_context(cadata=exported)
+            with (
+                socket.create_connection(("127.0.0.1", port), 10) as plain,
+                trusting.wrap_socket(plain, server_hostname=host) as peer,
+            ):
+                peer.sendall(f"GET /.well-known/est/cacerts HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert peer.recv(15) == b"HTTP/1.1 200 OK"
+        assert fetch(f"{state['http'][0]}/pki/sound-ec-1/0.crl")[0] == 200
+        assert "no server certificate for broken.example.com of realm broken" in log.read_text()
+    done = run_enrolld(directory, "check", "--json")
+    assert done.returncode == 3
+    findings = json.loads(done.stdout)["findings"]
+    assert {"issuer_key", "crl_missing"} == {each["code"] for each in findings if "broken-" in each["message"]}
+
+
+def test_commands_beside_a_daemon_say_where_it_is_bound_and_that_it_alone_has_the_key(tmp_path: Path) -> None:
+    with serving(tmp_path, http="0.0.0.0:0") as (_, state, _):
+        port = next(one["port"] for one in state["listeners"] if one["kind"] == "http")
+        assert state["http"] == [f"http://127.0.0.1:{port}"]  # how this machine reaches it
+        shown = run_enrolld(tmp_path / "d", "status").stdout.decode()
+        assert re.search(rf"^http +0\.0\.0\.0:{port}$", shown, re.MULTILINE)
+        key = tmp_path / "d" / "keys" / "unlock"
+        assert run_enrolld(tmp_path / "d", "check").returncode == 0
+        key.rename(tmp_path / "unlock")
+        done = run_enrolld(tmp_path / "d", "check", "--json")
+        assert done.returncode == 3
+        (warning,) = [each for each in json.loads(done.stdout)["findings"] if each["severity"] != "info"]
+        assert (warning["severity"], warning["code"]) == ("warning", "unlock_key_missing")
+        assert warning["message"] == (
+            f"The unlock key is needed, and there is none in {key}. "
+            "The running daemon has it; without it the CA keys were not looked at."
+        )
 
 
 @pytest.mark.parametrize(

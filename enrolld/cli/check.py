@@ -1,0 +1,110 @@
+"""`enrolld check`: what would not work on this node, each with what to do about it. Whatever it meets is a finding."""
+
+import asyncio
+import os
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from ca_core.errors import CoreError, OperatorError
+from enrolld import faults
+from enrolld.cli import output
+from enrolld.cli.frame import CommandWithGlobals, Session, pass_session, require_store
+from enrolld.config import Node, unknown_variables
+
+if TYPE_CHECKING:
+    from ca_core.authority.sealing import UnlockKey
+
+Finding = dict[str, object]
+_FINDINGS = 3
+
+
+@click.command(cls=CommandWithGlobals)
+@pass_session
+def check(session: Session) -> int:
+    """Find what would not work, and say how to mend it; exit status 3 when there is something."""
+    findings = list(_look(session))
+    found = any(finding["severity"] in ("error", "warning") for finding in findings)
+    if session.json:
+        output.emit_json({"ok": not found, "findings": findings})
+    else:
+        for finding in findings:
+            output.raw(f"{finding['severity']}: {output.printable(finding['message'])}")
+            if finding["remedy"]:
+                output.raw(f"  {output.printable(finding['remedy'])}")
+        if not found:
+            output.raw("Nothing to mend.")
+    return _FINDINGS if found else 0
+
+
+def _look(session: Session) -> Iterator[Finding]:
+    try:
+        node = session.node()
+    except OperatorError as exc:
+        if exc.code != "config_invalid":
+            raise  # another user's directory: there is nothing that could be looked at
+        for line in exc.message.splitlines():
+            yield _finding("error", exc.code, line, exc.remedy)
+        return
+    try:
+        require_store(node, session.command)
+    except OperatorError as exc:
+        yield _of(exc)
+    else:
+        yield from _installation(node)
+    yield from _surroundings(node)
+
+
+def _installation(node: Node) -> Iterator[Finding]:
+    """What concerns the unlock key and the store."""
+    from enrolld import running, unlock
+
+    key: UnlockKey | None = None
+    try:
+        key = unlock.find(node, os.environ, ask=None)
+        if key is None:
+            missing = unlock.missing(node)
+            if running.find(node.dir) is None:
+                yield _of(missing)
+            else:
+                words = f"{missing.message} The running daemon has it; without it the CA keys were not looked at."
+                yield _finding("warning", missing.code, words, missing.remedy)
+    except (OperatorError, OSError) as exc:
+        yield _of(exc)
+    try:
+        yield from asyncio.run(_ask_core(node, key))
+    except Exception as exc:
+        if not isinstance(exc, CoreError) and faults.fault_of(exc).code == "internal":
+            raise  # a fault of ours, which the edge of the process tells as one
+        yield _of(exc)
+
+
+async def _ask_core(node: Node, key: "UnlockKey | None") -> list[Finding]:
+    from ca_core.core import Core
+    from enrolld.running import core_config
+
+    core = Core.open(core_config(node, key))
+    try:
+        return [output.plain(finding) for finding in await core.check(node.names)]
+    finally:
+        core.close()
+
+
+def _surroundings(node: Node) -> Iterator[Finding]:
+    """What concerns this node alone, and not the core."""
+    for variable, nearest in unknown_variables(os.environ):
+        hint = f"Did you mean {nearest}?" if nearest else "Unset it."
+        yield _finding("warning", "variable_unknown", f"{variable} is set, and means nothing here.", hint)
+    if node.dir.exists() and (mode := node.dir.stat().st_mode & 0o077) != 0:
+        message = f"{node.dir} is open to other users (mode {mode:03o} too many)."
+        yield _finding("error", "directory_open", message, f"chmod 700 {shlex.quote(str(node.dir))}")
+
+
+def _of(exc: Exception) -> Finding:
+    return _finding("error", *faults.fault_of(exc))
+
+
+def _finding(severity: str, code: str, message: str, remedy: str) -> Finding:
+    return {"severity": severity, "code": code, "message": message, "remedy": remedy}
