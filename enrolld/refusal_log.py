@@ -4,19 +4,16 @@ Each source prefix (IPv4 /24, IPv6 /64) has a bucket of lines, and all of them t
 its bucket empty is counted by prefix, realm and reason, and told once a minute. Every worker counts for itself.
 """
 
-import functools
-import ipaddress
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["RefusalLimits", "RefusalLog", "prefix_of"]
+from ca_core.limits import Buckets, source_prefix
+
+__all__ = ["RefusalLimits", "RefusalLog"]
 
 _LOG = logging.getLogger(__name__)
-
-_V4_PREFIX, _V6_PREFIX = 24, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +39,15 @@ class RefusalLimits:
     sum_seconds: float = 60.0
 
 
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    filled: float
-
-    def take(self, now: float, burst: float, rate: float) -> bool:
-        self.tokens = min(burst, self.tokens + (now - self.filled) * rate)
-        self.filled = now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
-
-
 class RefusalLog:
     """Decides which refusals get a line of their own, and tells the sums of the others."""
 
     def __init__(self, limits: RefusalLimits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits or RefusalLimits()
         self._clock = clock
-        self._all = _Bucket(self._limits.total_burst, clock())
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        found = self._limits
+        self._sources = Buckets(rate=found.rate, burst=found.burst, clock=clock, keys=found.prefixes)
+        self._all = Buckets(rate=found.total_rate, burst=found.total_burst, clock=clock)
         self._sums: dict[tuple[str, str, str], int] = {}
         self._beyond = 0  # refusals that found no place among the sums
         self._since = 0.0  # when the first of the sums began
@@ -72,16 +56,13 @@ class RefusalLog:
         """Whether this refusal's line is to be written; if not, it is counted."""
         now = self._clock()
         self.tell_due()
-        prefix = prefix_of(source)
-        limits = self._limits
-        if self._bucket(prefix, now).take(now, limits.burst, limits.rate) and self._all.take(
-            now, limits.total_burst, limits.total_rate
-        ):
+        prefix = source_prefix(source)
+        if self._sources.take(prefix) and self._all.take("all"):
             return True
         if not self._sums and not self._beyond:
             self._since = now
         key = (prefix, realm, reason)
-        if key in self._sums or len(self._sums) < limits.sums:
+        if key in self._sums or len(self._sums) < self._limits.sums:
             self._sums[key] = self._sums.get(key, 0) + 1
         else:
             self._beyond += 1
@@ -104,30 +85,6 @@ class RefusalLog:
         rest = ordered[self._limits.sum_lines :]
         if count := beyond + sum(each for _, each in rest):
             _tell(count, "from other sources or for other reasons", {})
-
-    def _bucket(self, prefix: str, now: float) -> _Bucket:
-        bucket = self._buckets.get(prefix)
-        if bucket is None:
-            if len(self._buckets) >= self._limits.prefixes:
-                self._buckets.popitem(last=False)
-            bucket = self._buckets[prefix] = _Bucket(self._limits.burst, now)
-        else:
-            self._buckets.move_to_end(prefix)
-        return bucket
-
-
-@functools.lru_cache(4096)
-def prefix_of(source: str) -> str:
-    """The network that an address counts with, such as "192.0.2.0/24"; what is no address ("local") stays itself."""
-    try:
-        address = ipaddress.ip_address(source.partition("%")[0])
-    except ValueError:
-        return source[:64] or "unknown"
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            return str(ipaddress.ip_network((address, _V6_PREFIX), strict=False))
-        address = address.ipv4_mapped
-    return str(ipaddress.ip_network((address, _V4_PREFIX), strict=False))
 
 
 def _tell(count: int, what: str, ecs: dict[str, str]) -> None:

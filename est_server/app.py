@@ -6,6 +6,7 @@ slashes, empty segments, an absolute URI) is not found, and nothing falls back t
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
@@ -13,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import web
 
 from ca_core.errors import NotFound, Refusal
+from ca_core.limits import Buckets
 from ca_core.model import Call, TlsPeer
 from ca_core.registration.realm import Resolved
 from est_server.errors import Answer, failure, refusal_answer
@@ -39,7 +41,8 @@ def make_app(
     that stands in the answer and in every record of the request.
     """
     app = web.Application(client_max_size=MAX_BODY)
-    app.router.add_route("*", "/{path:.*}", _Endpoint(core, peer, new_request_id).serve)
+    complaints = Buckets(rate=0.5, burst=20, clock=time.monotonic)
+    app.router.add_route("*", "/{path:.*}", _Endpoint(core, peer, new_request_id, complaints).serve)
     return app
 
 
@@ -48,6 +51,7 @@ class _Endpoint:
     core: Core
     peer: Callable[[web.Request], TlsPeer | None]
     new_request_id: Callable[[], str]
+    complaints: Buckets
 
     async def serve(self, request: web.Request) -> web.Response:
         """Answer one request, whatever happens."""
@@ -78,7 +82,9 @@ class _Endpoint:
             self.core.registration.refused(refusal, call, resolved)
             answer = refusal_answer(refusal, request_id, realm=resolved.realm.name if resolved else None, allow=allow)
         except Exception as error:
-            log.exception("request failed", extra={"ecs": {"enrolld.request_id": request_id}})
+            # A disk that is full must not be filled up by saying so: the attempts have every one of them.
+            if self.complaints.take(type(error).__name__):
+                log.exception("request failed", extra={"ecs": {"enrolld.request_id": request_id}})
             if not getattr(error, "recorded", False):
                 self.core.registration.failed(call, resolved, type(error).__name__)
             answer = failure(error, request_id)

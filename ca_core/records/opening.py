@@ -47,7 +47,7 @@ def open_store(url: str, *, process: str, version: str, hook: Hook | None = None
         raise OperatorError(
             "store_revision",
             f"the store is of revision {found or 'none'}, this version needs {HEAD}",
-            "run 'enrolld upgrade' with the newest version of enrolld that touched this store",
+            "use the version of enrolld that this store was made with",
         )
     return SqliteStore(path, process=process, version=version, hook=hook)
 

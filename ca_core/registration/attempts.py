@@ -24,9 +24,6 @@ from ca_core.rows import AttemptRow
 
 KEEP = 20
 KEEP_UNKNOWN = 10_000
-_PER_SOURCE = {"rate": 2.0, "burst": 50.0}
-_PER_DEVICE = {"rate": 1.0, "burst": 50.0}
-_ALTOGETHER = {"rate": 50.0, "burst": 400.0}
 
 _a = attempt.c
 _INSERT = Query(insert_into(attempt).returning(_a.id))
@@ -140,9 +137,9 @@ class Attempts:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._sources = Buckets(clock=time.monotonic, **_PER_SOURCE)
-        self._devices = Buckets(clock=time.monotonic, **_PER_DEVICE)
-        self._all = Buckets(clock=time.monotonic, **_ALTOGETHER)
+        self._sources = Buckets(rate=2.0, burst=50.0, clock=time.monotonic)
+        self._devices = Buckets(rate=1.0, burst=50.0, clock=time.monotonic)
+        self._all = Buckets(rate=50.0, burst=400.0, clock=time.monotonic)
         self.dropped = 0
 
     def record(self, row: Params, at: int, events: tuple[AuditEvent, ...] = ()) -> None:

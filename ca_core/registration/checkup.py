@@ -59,7 +59,8 @@ class Checkup:
                 await self._issuance.check_key(found)
             except CoreError as exc:
                 remedy = "give the unlock key that this store was made with"
-                findings.append(_finding("error", "issuer_key", str(exc), remedy))
+                # What it can't sign follows from that, and has no remedy of its own.
+                return [_finding("error", "issuer_key", str(exc), remedy)]
         left = found.not_after - now
         if left.days < 365:
             findings.append(

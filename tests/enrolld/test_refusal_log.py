@@ -8,8 +8,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from ca_core.limits import source_prefix
 from enrolld.http_server import Listener
-from enrolld.refusal_log import RefusalLimits, RefusalLog, prefix_of
+from enrolld.refusal_log import RefusalLimits, RefusalLog
 from enrolld.serving import request_logger
 from est_server.app import LOG_FIELDS
 
@@ -54,7 +55,7 @@ def admitted(refusals: RefusalLog, source: str, times: int, *, realm: str = "", 
     ],
 )
 def test_a_source_counts_with_its_network(source: str, prefix: str) -> None:
-    assert prefix_of(source) == prefix
+    assert source_prefix(source) == prefix
 
 
 def test_a_source_has_its_burst_and_then_its_rate(clock: Clock) -> None:
@@ -134,7 +135,7 @@ def test_no_more_buckets_are_held_than_allowed(clock: Clock) -> None:
     refusals = RefusalLog(LIMITS, clock)
     for number in range(100):
         refusals.admits(f"2001:db8:0:{number:x}::1", "", "x")
-    assert len(refusals._buckets) == LIMITS.prefixes
+    assert len(refusals._sources) == LIMITS.prefixes
     assert len(refusals._sums) == LIMITS.sums
 
 

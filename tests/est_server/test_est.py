@@ -454,3 +454,14 @@ async def test_server_mounted_in_another_application_serves_the_same(core: Memor
                 assert reply.status == status
     finally:
         await runner.cleanup()
+
+
+async def test_a_flood_of_our_own_faults_does_not_fill_the_log(
+    ask: Ask, core: MemoryCore, caplog: pytest.LogCaptureFixture
+) -> None:
+    core.answer = Unavailable("disk full")
+    with caplog.at_level(logging.ERROR):
+        for _ in range(40):
+            assert (await ask(post())).status == 503
+    assert 20 <= len(caplog.records) <= 30
+    assert len(core.failures) == 40, "each is recorded all the same"
