@@ -1,0 +1,60 @@
+"""Writing DER: values in, bytes out. What is read is read in `cms`."""
+
+import datetime as dt
+from collections.abc import Iterable
+from functools import lru_cache
+
+__all__ = ["NULL", "integer", "octets", "oid", "sequence", "set_of", "time", "tlv"]
+
+NULL = b"\x05\x00"
+
+
+def tlv(tag: int, content: bytes) -> bytes:
+    """One element, with the shortest length."""
+    length = len(content)
+    if length < 0x80:
+        return bytes((tag, length)) + content
+    size = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(size))) + size + content
+
+
+def sequence(*parts: bytes) -> bytes:
+    """A SEQUENCE of finished elements."""
+    return tlv(0x30, b"".join(parts))
+
+
+def set_of(parts: Iterable[bytes], tag: int = 0x31) -> bytes:
+    """A SET OF finished elements, in the order that DER wants (X.690 11.6)."""
+    return tlv(tag, b"".join(sorted(parts)))
+
+
+def octets(value: bytes) -> bytes:
+    """An OCTET STRING."""
+    return tlv(0x04, value)
+
+
+def integer(value: int) -> bytes:
+    """An INTEGER that is not negative."""
+    return tlv(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+
+@lru_cache(maxsize=128)
+def oid(dotted: str) -> bytes:
+    """An OBJECT IDENTIFIER."""
+    first, second, *rest = map(int, dotted.split("."))
+    out = bytearray()
+    for arc in (first * 40 + second, *rest):
+        septets = [arc & 0x7F]
+        while arc := arc >> 7:
+            septets.append(0x80 | arc & 0x7F)
+        out += bytes(reversed(septets))
+    return tlv(0x06, bytes(out))
+
+
+def time(when: dt.datetime) -> bytes:
+    """A Time in whole seconds."""
+    utc = when.astimezone(dt.UTC)
+    # "dates between 1 January 1950 and 31 December 2049 (inclusive) MUST be encoded as UTCTime." -- RFC 5652 11.3
+    if 1950 <= utc.year < 2050:
+        return tlv(0x17, utc.strftime("%y%m%d%H%M%SZ").encode())
+    return tlv(0x18, utc.strftime("%Y%m%d%H%M%SZ").encode())
