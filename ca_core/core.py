@@ -142,7 +142,11 @@ class Core:
         """Look at everything that could keep devices from enrolling; `names` are this server's. Empty: all is well."""
         checkup = Checkup(self.realms, self._issuers, self._crls, self.issuance, self.server_certificates)
         return await checkup.run(
-            names, now=self.config.clock(), demo=self.config.demo, behind=await self.clock_is_behind()
+            names,
+            own=await self.realms.own_names(),
+            now=self.config.clock(),
+            demo=self.config.demo,
+            behind=await self.clock_is_behind(),
         )
 
     async def status(self) -> Status:

@@ -82,7 +82,7 @@ class _Endpoint:
             self.core.registration.refused(refusal, call, resolved)
             answer = refusal_answer(refusal, request_id, realm=resolved.realm.name if resolved else None, allow=allow)
         except Exception as error:
-            # A disk that is full must not be filled up by saying so: the attempts have every one of them.
+            # A full disk must not be filled up by saying so.
             if self.complaints.take(type(error).__name__):
                 log.exception("request failed", extra={"ecs": {"enrolld.request_id": request_id}})
             if not getattr(error, "recorded", False):

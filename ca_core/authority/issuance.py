@@ -27,7 +27,7 @@ from ca_core.records.store import Store
 
 _Extension = x509.Extension[x509.ExtensionType]
 
-_FIRST_KEY = Query(select(sealed_key.c.name, sealed_key.c.pkcs8).order_by(sealed_key.c.id).limit(1))
+_SOME_KEYS = Query(select(sealed_key.c.name, sealed_key.c.pkcs8).order_by(sealed_key.c.id).limit(16))
 _KEY = Query(
     select(sealed_key.c.pkcs8).where(
         sealed_key.c.name == bindparam("name"), sealed_key.c.purpose == bindparam("purpose")
@@ -145,12 +145,23 @@ class Issuance:
         return key
 
     async def _prove_unlock_key(self) -> None:
-        """A key that is sealed with the wrong unlock key is lost: see that it opens the store's first one."""
+        """A key that is sealed with the wrong unlock key is lost: see that it opens one of the store's.
+
+        One that opens is enough; another may be damaged, and that must not stop all the rest.
+        """
         if self._unlock_key_is_proven:
             return
-        row = await self._store.first(_FIRST_KEY)
-        if row is not None:
-            self._open(row[1], row[0])
+        failed: SealingFailed | None = None
+        for name, pkcs8 in await self._store.fetch(_SOME_KEYS):
+            try:
+                self._open(pkcs8, name)
+            except SealingFailed as exc:
+                failed = failed or exc
+            else:
+                failed = None
+                break
+        if failed is not None:
+            raise failed
         self._unlock_key_is_proven = True
 
     def _open(self, pkcs8: bytes, name: str) -> PrivateKey:

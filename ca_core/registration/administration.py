@@ -71,7 +71,7 @@ class RealmAdministration(Realms):
         current = await self.current()
         if name in current:
             raise OperatorError("realm_exists", f"there is a realm '{name}'", "'enrolld realm show' shows it")
-        _check_hosts(document, current, await self._own_names())
+        _check_hosts(document, set(document.hosts), current, await self.own_names())
         now = self._clock()
         ceremony = await make_realm_ca(self._issuance, name, public_url or self._public_url, now)
         at = to_ms(now)
@@ -105,7 +105,7 @@ class RealmAdministration(Realms):
             return await self.show(found.name)
         return await self.replace(found, document, "realm.applied", {}, actor)
 
-    async def _own_names(self) -> set[str]:
+    async def own_names(self) -> set[str]:
         """The names of the shared host, as its certificate has them."""
         row = await self._store.first(_SHARED_NAMES)
         return set(json.loads(row[0])) if row else set()
@@ -116,7 +116,9 @@ class RealmAdministration(Realms):
         """Put a document into force as the next version, with an audit event `action`. Raises `OperatorError`."""
         document = validated(document)
         current = await self.current()
-        _check_hosts(document, current, await self._own_names())
+        # Only what is new: nothing that was in force before may keep an operator from another change.
+        added = set(document.hosts) - set(found.document.hosts)
+        _check_hosts(document, added, current, await self.own_names())
         at = to_ms(self._clock())
         guard = Guard(_NEW_VERSION, {"of_realm": found.id, "of_version": found.version, "stamp": _stamp(current)})
         steps = (Step(_DOCUMENT, _version_row(document, found.version + 1, at, actor)),)
@@ -133,14 +135,14 @@ class RealmAdministration(Realms):
         return await self.show(found.name)
 
 
-def _check_hosts(document: RealmDocument, current: dict[str, Realm], own: set[str]) -> None:
-    for host in document.hosts:
+def _check_hosts(document: RealmDocument, added: set[str], current: dict[str, Realm], own: set[str]) -> None:
+    for host in sorted(added):
         if f"DNS:{host}" in own and document.name != DEFAULT_REALM:
             raise OperatorError(
                 "host_taken", f"the host {host} is this server's own name, for all realms", "use another host name"
             )
     for other in current.values():
-        both = set(other.document.hosts) & set(document.hosts)
+        both = set(other.document.hosts) & added
         if other.name != document.name and both:
             host = min(both)
             raise OperatorError("host_taken", f"the host {host} belongs to realm {other.name}", "use another host name")

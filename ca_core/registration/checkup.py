@@ -26,8 +26,13 @@ class Checkup:
         self._issuance = issuance
         self._servers = servers
 
-    async def run(self, names: Sequence[str], *, now: dt.datetime, demo: bool, behind: bool) -> list[Finding]:
-        """Look at everything that could keep devices from enrolling. Empty when all is well."""
+    async def run(
+        self, names: Sequence[str], *, own: set[str], now: dt.datetime, demo: bool, behind: bool
+    ) -> list[Finding]:
+        """Look at everything that could keep devices from enrolling. Empty when all is well.
+
+        `names` are the configured ones, `own` the SANs of the shared host's certificate.
+        """
         findings: list[Finding] = []
         if behind:
             text = "this machine's clock stands before the store's newest event, so nothing is issued"
@@ -39,7 +44,7 @@ class Checkup:
                 await self._servers.refresh()
             except CoreError as exc:
                 findings.append(_finding("error", "server_key", str(exc), "restore the store, or its unlock key"))
-        findings += await self._check_hosts(names)
+        findings += await self._check_hosts({f"DNS:{name.lower().removesuffix('.')}" for name in names} | own)
         findings += await self._check_profiles()
         if demo and not names:
             findings.append(
@@ -92,8 +97,7 @@ class Checkup:
             if found.document.admission.own_certificate and "clientAuth" not in profile.extended_key_usages
         ]
 
-    async def _check_hosts(self, names: Sequence[str]) -> list[Finding]:
-        own = {name.lower().removesuffix(".") for name in names}
+    async def _check_hosts(self, own: set[str]) -> list[Finding]:
         taken = [
             _finding(
                 "error",
@@ -103,7 +107,7 @@ class Checkup:
             )
             for found in (await self._realms.current()).values()
             for host in found.document.hosts
-            if host in own and found.state == "active"
+            if f"DNS:{host}" in own and found.state == "active" and found.name != DEFAULT_REALM
         ]
         return taken + [
             _finding(

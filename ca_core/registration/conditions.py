@@ -77,6 +77,14 @@ _NOT_ASKED_BEFORE: dict[str, ColumnElement[bool]] = {
             _t.replaced_by_id.is_(None),
             _t.issued_at > bindparam("retry_since"),
             _t.not_after > bindparam("issued_at"),
+            not_(
+                exists().where(
+                    _newer.realm_id == _t.realm_id,
+                    _newer.device_id == _t.device_id,
+                    _newer.id > _t.id,
+                    _newer.status != "valid",
+                )
+            ),
         )
     )
 }

@@ -1,7 +1,7 @@
 """Retransmissions: the same request again gets the same certificate.
 
 Looked up after authentication and after everything that could refuse the request, never instead of them. A certificate
-that was revoked, replaced or has expired is never the answer.
+that was revoked or replaced, has expired, or could renew nothing any more is never the answer.
 """
 
 import hashlib
@@ -14,10 +14,11 @@ from ca_core.model import Issued, Operation, Requester, SecretRecord, Serial
 from ca_core.records.query import Query, Row
 from ca_core.records.schema import certificate
 from ca_core.records.store import Store
+from ca_core.registration.admission.own_certificate import NEWER_REVOKED
 from ca_core.registration.realm import Resolved
 
 _c = certificate.c
-_USABLE = (_c.status == "valid") & _c.replaced_by_id.is_(None) & (_c.not_after > bindparam("now"))
+_USABLE = (_c.status == "valid") & _c.replaced_by_id.is_(None) & (_c.not_after > bindparam("now")) & ~NEWER_REVOKED
 _ASKED_BEFORE = Query(
     select(_c.der, _c.serial)
     .where(

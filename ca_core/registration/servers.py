@@ -113,12 +113,16 @@ class ServerCertificates:
         """
         kept = {(row[0], row[1]): row for row in await self._store.fetch(_KEPT)}
         now = self._clock()
+        own = {name.partition(":")[2] for name in shared_names(names)}
         for found in (await self._realms.current()).values():
             if found.state != "active":
                 continue
             wanted: dict[str, tuple[str, ...]] = {host: (f"DNS:{host}",) for host in found.document.hosts}
             if found.name == DEFAULT_REALM:
                 wanted[SHARED] = shared_names(names)
+            taken = set(found.document.hosts) & own if found.name != DEFAULT_REALM else set()
+            for host in taken:
+                self._complain(f"{host} is this server's own name and a host of realm {found.name}, which alone has it")
             for host, host_names in wanted.items():
                 row = kept.get((found.id, host))
                 try:

@@ -4,7 +4,7 @@
 set -eu
 
 # --- recipe
-openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out new.key
+[ -s new.key ] || openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out new.key
 openssl req -new -key new.key -subj "/CN=$NAME" -outform DER | openssl base64 -out new.csr
 printf 'user = "%s:%s"\n' "$NAME" "$SECRET" |
 curl --silent --show-error --fail-with-body --config - --cacert root.pem \

@@ -68,7 +68,7 @@ def bench(daemon: Daemon, tmp_path: Path, new_name: Callable[[], str]) -> Bench:
 
 def test_estca_writes_the_root_and_every_issuing_ca(bench: Bench) -> None:
     bench.recipe("estca")
-    fetched = {x509.load_pem_x509_certificate(file.read_bytes()) for file in bench.folder.glob("ca*.pem")}
+    fetched = {x509.load_pem_x509_certificate(file.read_bytes()) for file in bench.folder.glob("est*.pem")}
     assert fetched == set(x509.load_pem_x509_certificates(bench.daemon.ca.read_bytes()))
 
 
@@ -163,7 +163,7 @@ def test_a_label_reaches_its_realm_though_this_client_has_no_option_for_it(bench
     # 5.9.8 writes the path of --url before /.well-known; as a query, what it adds does no harm.
     bench.settings["SERVER"] += "/.well-known/est/default/cacerts?"
     bench.recipe("estca")
-    assert (bench.folder / "ca-1.pem").exists()
+    assert (bench.folder / "est-1.pem").exists()
 
 
 def spki(certificate: x509.Certificate) -> bytes:

@@ -256,3 +256,11 @@ async def test_a_realm_whose_keys_are_lost_does_not_stop_the_others(installation
     with pytest.raises(SealingFailed):
         await core.crls.publish()
     core.close()
+
+
+async def test_one_damaged_key_does_not_make_the_unlock_key_wrong(installation: Installation) -> None:
+    installation.sql("UPDATE sealed_key SET pkcs8 = zeroblob(40) WHERE name = 'default-root-1'")
+    core = installation.open()
+    await core.realms.add("third", actor=ME)
+    await core.server_certificates.ensure(["another.example.com"])
+    core.close()

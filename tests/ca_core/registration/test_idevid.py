@@ -496,7 +496,7 @@ def _certified(
     ("claims", "code", "most"),
     [
         pytest.param(False, "chain_incomplete", 0, id="no-way-to-an-anchor"),
-        pytest.param(True, "chain_invalid", 1, id="a-false-claim-of-the-anchors-name"),
+        pytest.param(True, "chain_invalid", 6, id="a-false-claim-of-the-anchors-name"),
     ],
 )
 def test_a_stranger_cannot_make_the_server_verify_signatures_as_he_pleases(
@@ -531,3 +531,76 @@ def test_a_date_that_no_calendar_has_is_refused() -> None:
     der = idevid(anchor).chain[0]
     year_zero = der.replace(b"\x17\x0d", b"\x18\x0f0000", 1)
     assert _verdict(_realm(anchor), (year_zero,)) == "certificate_malformed"
+
+
+def _ca(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: str,
+    by: ec.EllipticCurvePrivateKey,
+    *,
+    until: dt.datetime = END,
+    identified: bool = True,
+    leaf: bool = False,
+) -> x509.Certificate:
+    """A certificate of the given names and keys; `identified` adds SKI and AKI."""
+    builder = x509.CertificateBuilder(
+        subject(issuer),
+        subject(name, serial_numbers=["AC-1"]) if leaf else subject(name),
+        key.public_key(),
+        x509.random_serial_number(),
+        START - dt.timedelta(days=100),
+        until,
+    ).add_extension(x509.BasicConstraints(not leaf, None), critical=True)
+    if identified:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), False)
+    return builder.sign(by, hashes.SHA256())
+
+
+def _made(certificate: x509.Certificate) -> Made:
+    return Made(certificate, new_key(), ())
+
+
+PAST = START - dt.timedelta(days=1)
+
+
+@functools.cache
+def _renewals() -> dict[str, tuple[tuple[x509.Certificate, ...], tuple[x509.Certificate, ...]]]:
+    """What manufacturers do to their CAs over the years: (anchors, chain as sent) by what was done."""
+    root_key, sub_key, other_key, leaf_key = (new_key() for _ in range(4))
+    anchor = _ca("Root", root_key, "Root", root_key)
+    old_anchor = _ca("Root", root_key, "Root", root_key, until=PAST)
+    sub = _ca("Sub", sub_key, "Root", root_key)
+    old_sub = _ca("Sub", sub_key, "Root", root_key, until=PAST)
+    crossed = _ca("Sub", sub_key, "Another Root", other_key)
+    other_sub = _ca("Sub", other_key, "Root", root_key, identified=False)
+    leaf = _ca("dev", leaf_key, "Sub", sub_key, leaf=True)
+    bare = _ca("dev", leaf_key, "Sub", sub_key, leaf=True, identified=False)
+    new_root = _ca("Root", other_key, "Root", root_key)  # newWithOld: the new key under the same name
+    rolled = _ca("dev", leaf_key, "Root", other_key, leaf=True)
+    deep, above = [], "Root"
+    by = root_key
+    for number in range(5):
+        key = new_key()
+        deep.append(_ca(f"Deep {number}", key, above, by))
+        above, by = f"Deep {number}", key
+    return {
+        "root-sent-along": ((anchor,), (leaf, sub, anchor)),
+        "out-of-order": ((anchor,), (leaf, anchor, sub)),
+        "two-subs-of-one-name-without-identifiers": ((anchor,), (bare, other_sub, sub)),
+        "cross-signed-sub-first": ((anchor,), (leaf, crossed, sub)),
+        "expired-sub-first": ((anchor,), (leaf, old_sub, sub)),
+        "expired-anchor-first": ((old_anchor, anchor), (leaf, sub)),
+        "rekeyed-sub-is-an-anchor-too": ((anchor, other_sub), (leaf, sub)),
+        "root-rolled-over-under-its-name": ((anchor,), (rolled, new_root)),
+        "five-intermediates": ((anchor,), (_ca("dev", leaf_key, above, by, leaf=True), *reversed(deep))),
+    }
+
+
+@pytest.mark.parametrize("case", _renewals())
+def test_cas_that_were_renewed_crossed_or_sent_in_any_order_still_prove_their_devices(case: str) -> None:
+    anchors, chain = _renewals()[case]
+    named = [(f"acme {number}", _made(certificate)) for number, certificate in enumerate(anchors)]
+    verdict = _verdict(_realm(*named), tuple(each.public_bytes(Encoding.DER) for each in chain))
+    assert verdict.endswith("/AC-1"), verdict

@@ -410,3 +410,14 @@ async def test_refusals_of_one_device_are_written_at_a_limited_rate(core: Core) 
     for _ in range(200):
         await code_of(core, device.evidence, csr_of(device.key, "other"))
     assert core.attempts.dropped >= 100
+
+
+async def test_what_could_renew_nothing_is_never_the_answer_to_a_retransmission(core: Core) -> None:
+    evidence, first_key, second_key = await factory_device(core), new_key(), new_key()
+    first = await ask(core, evidence, csr_of(first_key))
+    second = await ask(core, evidence, csr_of(second_key))
+    assert (await ask(core, evidence, csr_of(first_key))).certificate == first.certificate
+    await core.certificates.revoke(format(second.serial, "x"), actor=ME)
+    third = await ask(core, evidence, csr_of(first_key))
+    assert third.certificate not in (first.certificate, second.certificate)
+    assert await code_of(core, Evidence(chain=(third.certificate,)), csr_of(new_key()), operation=REENROLL) == "issued"

@@ -326,3 +326,14 @@ async def test_check_names_profiles_whose_certificates_cannot_renew_themselves(c
     found = [finding for finding in await core.check() if finding.code == "profile_cannot_renew"]
     assert [finding.severity for finding in found] == ["warning", "warning"]
     assert "profile device in realm other" in found[0].message
+
+
+async def test_a_name_that_the_server_took_later_does_not_lock_the_realm_that_had_it(core: Core) -> None:
+    await core.server_certificates.ensure([OTHER_HOST])
+    await edit_realm(core, "other", 'retry_window = "24h"', 'retry_window = "12h"')
+    assert "host_taken" in [finding.code for finding in await core.check()], "the store knows the server's names"
+    text = await core.realms.export("other")
+    await core.realms.apply(text.replace(f'"{OTHER_HOST}"', '"new.example.com"'), actor=ME)
+    with pytest.raises(OperatorError) as caught:
+        await core.realms.apply(text, actor=ME)
+    assert caught.value.code == "host_taken"
