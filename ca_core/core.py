@@ -1,6 +1,5 @@
 """The core as one object: opens the store and the keys, and hands the rooms to the protocols and the command line."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -32,8 +31,6 @@ from ca_core.registration.request import Registration
 from ca_core.registration.servers import SHARED, ServerCertificates
 from ca_core.registration.trust import Trust
 from ca_core.rows import Finding, RealmStatus, Status
-
-_LOG = logging.getLogger(__name__)
 
 VERSION = metadata.version("enrolld")
 

@@ -130,6 +130,15 @@ def parse_serial(text: str) -> str:
     return format(number, "x")
 
 
+def parse_after(after: str | None) -> int:
+    """The row that a list goes on after, from the `id` of the last one shown; 0 for the beginning."""
+    if after is None:
+        return 0
+    if not (after.isascii() and after.isdigit() and len(after) < 19):
+        raise OperatorError("after_invalid", "--after takes the 'id' of a row", "copy it from the last row shown")
+    return int(after)
+
+
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from ca_core.der import oid, tlv
 from ca_core.errors import MalformedRequest, UnsupportedMedia
 
 __all__ = [
@@ -81,13 +82,13 @@ def encode_ca_certificates(certificates: tuple[bytes, ...], *, wrap: bool) -> by
 
 def encode_certs_only(certificates: Iterable[bytes]) -> bytes:
     """A CMS SignedData that carries these certificates and nothing else (RFC 5652 5.1, RFC 5272 4.1)."""
-    bag = _tlv(0xA0, b"".join(sorted(certificates)))  # DER sorts a SET OF
-    return _tlv(0x30, _SIGNED_DATA + _tlv(0xA0, _tlv(0x30, _VERSION_DIGESTS_CONTENT + bag + _NO_SIGNERS)))
+    bag = tlv(0xA0, b"".join(sorted(certificates)))  # DER sorts a SET OF
+    return tlv(0x30, _SIGNED_DATA + tlv(0xA0, tlv(0x30, _VERSION_DIGESTS_CONTENT + bag + _NO_SIGNERS)))
 
 
 def encode_csrattrs(oids: Sequence[str]) -> bytes:
     """`CsrAttrs ::= SEQUENCE SIZE (0..MAX) OF AttrOrOID` of bare OIDs (RFC 7030 4.5.2)."""
-    return _tlv(0x30, b"".join(map(_oid, oids)))
+    return tlv(0x30, *map(oid, oids))
 
 
 _WHITESPACE = b"\r\n\t "
@@ -105,22 +106,3 @@ def _inside_pem(body: bytes) -> bytes:
     if (found := _PEM.search(body)) is None:
         raise MalformedRequest("not_pkcs10", "The body is PEM, and not that of a certificate request.")
     return found["text"].translate(None, _WHITESPACE)
-
-
-def _tlv(tag: int, content: bytes) -> bytes:
-    length = len(content)
-    if length < 0x80:
-        return bytes((tag, length)) + content
-    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(octets))) + octets + content
-
-
-def _oid(dotted: str) -> bytes:
-    first, second, *rest = map(int, dotted.split("."))
-    out = bytearray()
-    for arc in (first * 40 + second, *rest):
-        septets = [arc & 0x7F]
-        while arc := arc >> 7:
-            septets.append(0x80 | arc & 0x7F)
-        out += bytes(reversed(septets))
-    return _tlv(0x06, bytes(out))

@@ -9,7 +9,7 @@ signature may cover it. Raises ValueError, and nothing else.
 
 from dataclasses import dataclass, field
 
-from scep_server.der import tlv
+from ca_core.der import tlv
 
 __all__ = ["MAX_DEPTH", "MAX_ELEMENTS", "to_der"]
 

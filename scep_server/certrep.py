@@ -15,7 +15,8 @@ from typing import Protocol
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from scep_server import der, oids
+from ca_core import der
+from scep_server import oids
 from scep_server.algorithms import DIGESTS, Digest
 from scep_server.cms_values import Certificate
 from scep_server.envelope import Cipher, Oaep, RandomBytes, cipher_of, key_transport_of, seal_envelope

@@ -13,7 +13,8 @@ from typing import Annotated, TypeVar
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
-from scep_server import der, oids
+from ca_core import der
+from scep_server import oids
 from scep_server.ber import to_der
 from scep_server.cms_values import (
     Algorithm,

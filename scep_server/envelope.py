@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm, algorit
 from cryptography.hazmat.primitives.ciphers import Cipher as Machine
 from cryptography.hazmat.primitives.padding import PKCS7
 
-from scep_server import der, oids
+from ca_core import der
+from scep_server import oids
 from scep_server.algorithms import DIGESTS
 from scep_server.cms import read_oaep
 from scep_server.cms_values import Algorithm, Certificate, Enveloped, KeyTransport

@@ -14,7 +14,8 @@ from enum import IntEnum
 
 from cryptography.hazmat.primitives import constant_time, hashes
 
-from scep_server import der, oids
+from ca_core import der
+from scep_server import oids
 from scep_server.algorithms import Digest, SignerKey, digest_of, load_signer_key, verifier
 from scep_server.cms import read_certificate, read_enveloped, read_signed
 from scep_server.cms_values import Attribute, Certificate, Enveloped, Signed, Signer

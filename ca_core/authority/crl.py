@@ -12,7 +12,7 @@ from cryptography import x509
 from sqlalchemy import bindparam, func, not_, select
 from sqlalchemy.sql import exists
 
-from ca_core.authority import der
+from ca_core import der
 from ca_core.authority.issuance import Issuance, signature_algorithm_key
 from ca_core.authority.issuer import Issuer, Issuers
 from ca_core.errors import ConditionFailed, ConstraintFailed

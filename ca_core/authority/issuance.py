@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 from sqlalchemy import bindparam, select
 
 from ca_core.authority.issuer import Issuer
 from ca_core.authority.keys import Signer, SoftwareSigner, digest_for
-from ca_core.authority.plan import CertificatePlan, PublicKey, general_name
+from ca_core.authority.plan import CertificatePlan, general_name
 from ca_core.authority.sealing import PrivateKey, UnlockKey
 from ca_core.errors import InternalError, SealingFailed, Unavailable
 from ca_core.model import Serial
-from ca_core.public_key import spki_sha256
+from ca_core.public_key import PublicKey, spki_sha256
 from ca_core.records.query import Query
 from ca_core.records.schema import sealed_key
 from ca_core.records.store import Store
@@ -271,8 +271,3 @@ def _issuer_extensions(issuer: Issuer, public_url: str) -> tuple[_Extension, ...
         x509.Extension(x509.CRLDistributionPoints.oid, False, x509.CRLDistributionPoints([crl])),
         x509.Extension(x509.AuthorityInformationAccess.oid, False, x509.AuthorityInformationAccess([access])),
     )
-
-
-def spki_der(key: PublicKey) -> bytes:
-    """SubjectPublicKeyInfo, DER."""
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -1,6 +1,7 @@
 """Issuers: a CA certificate with its place in a realm. The key is elsewhere, and only `issuance` reaches it."""
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -57,6 +58,12 @@ class Issuer:
 def issuer_name(realm: str, family: str, generation: int) -> str:
     """The issuer's word in URLs, such as `default-ec-1`."""
     return f"{realm}-{family}-{generation}"
+
+
+def newest_active(issuers: Iterable[Issuer], family: str) -> Issuer | None:
+    """The active issuer of the family with the highest generation, None without any."""
+    active = [issuer for issuer in issuers if issuer.family == family and issuer.state == "active"]
+    return max(active, key=lambda issuer: issuer.generation, default=None)
 
 
 class Issuers:

@@ -5,12 +5,10 @@ import ipaddress
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from ca_core.errors import Unavailable
-
-PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+from ca_core.public_key import PublicKey
 
 CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH

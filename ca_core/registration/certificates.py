@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, bindparam, select
 from ca_core.authority.revocation import parse_reason, revocation_unit
 from ca_core.errors import ConditionFailed, OperatorError
 from ca_core.model import Clock
-from ca_core.names import parse_serial
+from ca_core.names import parse_after, parse_serial
 from ca_core.records.query import Query, Row
 from ca_core.records.schema import certificate, issuer
 from ca_core.records.schema import device as device_table
@@ -79,7 +79,7 @@ class Certificates:
         after: str | None = None,
     ) -> list[CertificateRow]:
         """Device certificates in the order they were issued, from after the row with the id `after`."""
-        params: dict[str, int | str | bytes | None] = {"after": _after(after), "limit": limit}
+        params: dict[str, int | str | bytes | None] = {"after": parse_after(after), "limit": limit}
         if realm is not None:
             params["realm_id"] = (await self._realms.get(realm)).id
         if device is not None:
@@ -157,14 +157,6 @@ def _list_query(filters: tuple[str, ...]) -> Query:
         statement = _SELECT.where(_c.kind == "device", _c.id > bindparam("after"), *clauses)
         query = _LISTS[filters] = Query(statement.order_by(_c.id).limit(bindparam("limit")))
     return query
-
-
-def _after(after: str | None) -> int:
-    if after is None:
-        return 0
-    if not (after.isascii() and after.isdigit() and len(after) < 19):
-        raise OperatorError("after_invalid", "--after takes the 'id' of a row", "copy it from the last row shown")
-    return int(after)
 
 
 def _certificate(row: Row) -> CertificateRow:

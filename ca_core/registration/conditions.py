@@ -10,12 +10,13 @@ from ca_core.model import Means
 from ca_core.records.query import Query
 from ca_core.records.schema import certificate, device, device_secret, issuer, key_block, realm
 from ca_core.records.unit import guarded_insert
+from ca_core.registration.admission.own_certificate import newer_is_revoked
 from ca_core.registration.device import MAY_ENROLL
+from ca_core.registration.retransmission import is_answer
 
 _o = certificate.alias("other").c
 _t = certificate.alias("twin").c
 _own = certificate.alias("own").c
-_newer = certificate.alias("newer").c
 _d, _i, _r, _s = device.c, issuer.c, realm.c, device_secret.c
 
 _ALWAYS: dict[str, ColumnElement[bool]] = {
@@ -59,12 +60,7 @@ _OWN: dict[str, ColumnElement[bool]] = {
         _own.status == "valid",
     ),
     "newer_certificate_valid": not_(
-        exists().where(
-            _newer.realm_id == bindparam("realm_id"),
-            _newer.device_id == bindparam("device_id"),
-            _newer.id > bindparam("renews_id"),
-            _newer.status != "valid",
-        )
+        newer_is_revoked(bindparam("realm_id"), bindparam("device_id"), bindparam("renews_id"))
     ),
 }
 # "A retransmission is not a second request": of two that arrive at once, one finds the other's certificate.
@@ -73,18 +69,8 @@ _NOT_ASKED_BEFORE: dict[str, ColumnElement[bool]] = {
         exists().where(
             _t.realm_id == bindparam("realm_id"),
             _t.request_key == bindparam("request_key"),
-            _t.status == "valid",
-            _t.replaced_by_id.is_(None),
             _t.issued_at > bindparam("retry_since"),
-            _t.not_after > bindparam("issued_at"),
-            not_(
-                exists().where(
-                    _newer.realm_id == _t.realm_id,
-                    _newer.device_id == _t.device_id,
-                    _newer.id > _t.id,
-                    _newer.status != "valid",
-                )
-            ),
+            is_answer(_t, bindparam("issued_at")),
         )
     )
 }

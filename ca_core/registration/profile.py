@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from ca_core.authority.issuer import Issuer
+from ca_core.authority.issuer import Issuer, newest_active
 from ca_core.authority.plan import CertificatePlan, validity
 from ca_core.csr import ParsedCsr, canonical_san, canonical_subject
 from ca_core.errors import BadKey, InternalError, MalformedRequest, NotAuthorized
@@ -47,10 +47,10 @@ def choose_profile(resolved: Resolved, device: DeviceRecord) -> Profile:
 
 def choose_issuer(profile: Profile, issuers: tuple[Issuer, ...]) -> Issuer:
     """The newest active issuer of the profile's family. Raises `InternalError`."""
-    family = [i for i in issuers if i.family == profile.document.issuer and i.state == "active"]
-    if not family:
+    chosen = newest_active(issuers, profile.document.issuer)
+    if chosen is None:
         raise InternalError(f"no active issuer of family {profile.document.issuer} for profile {profile.name}")
-    return max(family, key=lambda issuer: issuer.generation)
+    return chosen
 
 
 def check_asked(profile: Profile, requester: Requester, csr: ParsedCsr, operation: Operation) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from functools import cached_property
 from typing import Literal
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.verification import Store as AnchorStore
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import func, select
 
 from ca_core.errors import NotFound, OperatorError
 from ca_core.names import DEFAULT_REALM, parse_label
@@ -23,7 +24,6 @@ _ALL = Query(
     .join(realm_version, (_v.realm_id == _r.id) & (_v.version == _r.version))
     .order_by(_r.id)
 )
-_DOCUMENT = Query(select(_v.document).where(_v.realm_id == bindparam("realm_id"), _v.version == bindparam("version")))
 
 
 @dataclass(frozen=True)
@@ -112,24 +112,24 @@ class Realms:
             except OperatorError:
                 raise _unknown() from None
             realm = realms.get(name)
-        if realm is None or realm.state != "active":
-            raise _unknown()
-        if profile is not None and profile not in realm.document.profiles:
-            raise _unknown()
-        if host_realm is not None and realm.id != host_realm.id:
+        resolved = _resolved(realm, profile)
+        if host_realm is not None and resolved.realm.id != host_realm.id:
             raise NotFound("realm_not_here", "This host serves another realm.")
         if protocol != "est":
             raise _unknown()
-        return Resolved(realm, profile)
+        return resolved
 
     async def again(self, resolved: Resolved) -> Resolved:
         """The same address at the version in force now. Raises `NotFound` when it is gone."""
-        realm = (await self.current()).get(resolved.realm.name)
-        if realm is None or realm.state != "active":
-            raise _unknown()
-        if resolved.profile is not None and resolved.profile not in realm.document.profiles:
-            raise _unknown()
-        return Resolved(realm, resolved.profile)
+        return _resolved((await self.current()).get(resolved.realm.name), resolved.profile)
+
+
+def _resolved(realm: Realm | None, profile: str | None) -> Resolved:
+    if realm is None or realm.state != "active":
+        raise _unknown()
+    if profile is not None and profile not in realm.document.profiles:
+        raise _unknown()
+    return Resolved(realm, profile)
 
 
 def _unknown() -> NotFound:
@@ -137,6 +137,4 @@ def _unknown() -> NotFound:
 
 
 def _fingerprint(certificate: x509.Certificate) -> bytes:
-    from cryptography.hazmat.primitives.hashes import SHA256
-
     return certificate.fingerprint(SHA256())

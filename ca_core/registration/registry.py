@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, case, select
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.model import Clock, DeviceState
-from ca_core.names import parse_device_name, parse_duration, parse_moment, parse_san, username_of
+from ca_core.names import parse_after, parse_device_name, parse_duration, parse_moment, parse_san, username_of
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Row, Values, insert_into
 from ca_core.records.schema import certificate, device, device_secret, realm
@@ -196,7 +196,7 @@ class Devices:
 
     async def list(self, realm_name: str | None = None, *, limit: int, after: str | None = None) -> list[DeviceRow]:
         """Devices in the order they were added, from after the row with the id `after`."""
-        start = _after(after)
+        start = parse_after(after)
         if realm_name is None:
             rows = await self._store.fetch(_LIST, after=start, limit=limit)
         else:
@@ -328,14 +328,6 @@ def _manufacturer(found: Realm, serial_number: str | None, manufacturer: str | N
             f"use one of: {', '.join(trusted) or 'none yet; see enrolld trust add'}",
         )
     return manufacturer
-
-
-def _after(after: str | None) -> int:
-    if after is None:
-        return 0
-    if not (after.isascii() and after.isdigit() and len(after) < 19):
-        raise OperatorError("after_invalid", "--after takes the 'id' of a row", "copy it from the last row shown")
-    return int(after)
 
 
 def _device(row: Row) -> DeviceRow:

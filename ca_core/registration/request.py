@@ -18,14 +18,14 @@ from ca_core.errors import BadKey, ConditionFailed, ConstraintFailed, InternalEr
 from ca_core.model import Call, Clock, Evidence, Issued, Operation, Pending, Refused, Requester, format_serial
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query
-from ca_core.records.schema import audit, certificate, key_block
+from ca_core.records.schema import audit, certificate
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.registration.attempts import Attempts, attempt_row
 from ca_core.registration.issued import Decision, issued_unit
 from ca_core.registration.profile import check_asked, choose_issuer, choose_profile, make_plan
 from ca_core.registration.realm import Realms, Resolved
-from ca_core.registration.requester import authenticate
+from ca_core.registration.requester import BLOCKED_KEY, authenticate
 from ca_core.registration.retransmission import asked_before, request_key, served_by
 
 _LOG = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ _CLOCK_LEEWAY_MS = 60_000
 _AUDIT_SAME_REFUSAL = 60.0
 
 _c = certificate.c
-_BLOCKED = select(key_block.c.reason).where(key_block.c.spki_sha256 == bindparam("spki_sha256"))
 _OTHERS_KEY = (
     select(_c.id)
     .where(
@@ -44,11 +43,10 @@ _OTHERS_KEY = (
     )
     .limit(1)
 )
-_NEWEST_EVENT = Query(select(func.max(audit.c.at)))
+_NEWEST = select(func.max(audit.c.at))
+_NEWEST_EVENT = Query(_NEWEST)
 # In one statement, because taking SQLite's read lock costs more than looking up a row.
-_FACTS = Query(
-    select(select(func.max(audit.c.at)).scalar_subquery(), _BLOCKED.scalar_subquery(), _OTHERS_KEY.scalar_subquery())
-)
+_FACTS = Query(select(_NEWEST.scalar_subquery(), BLOCKED_KEY.scalar_subquery(), _OTHERS_KEY.scalar_subquery()))
 
 
 class Registration:

@@ -19,7 +19,10 @@ from ca_core.registration.admission.secret import admit_by_secret
 from ca_core.registration.device import require_active
 from ca_core.registration.realm import Realm
 
-_BLOCKED = Query(select(key_block.c.reason).where(key_block.c.spki_sha256 == bindparam("spki_sha256")))
+BLOCKED_KEY = select(key_block.c.reason).where(key_block.c.spki_sha256 == bindparam("spki_sha256"))
+"""The reason why the key `spki_sha256` is blocked; no row when it is not."""
+
+_BLOCKED = Query(BLOCKED_KEY)
 
 
 async def authenticate(store: Store, realm: Realm, evidence: Evidence, csr: ParsedCsr, now: dt.datetime) -> Requester:

@@ -5,8 +5,10 @@ that was revoked or replaced, has expired, or could renew nothing any more is ne
 """
 
 import hashlib
+from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import ColumnElement, and_, bindparam, not_, select
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from ca_core.csr import ParsedCsr
 from ca_core.errors import NotAuthenticated, NotAuthorized
@@ -14,11 +16,23 @@ from ca_core.model import Issued, Operation, Requester, SecretRecord, Serial
 from ca_core.records.query import Query, Row
 from ca_core.records.schema import certificate
 from ca_core.records.store import Store
-from ca_core.registration.admission.own_certificate import NEWER_REVOKED
+from ca_core.registration.admission.own_certificate import newer_is_revoked
 from ca_core.registration.realm import Resolved
 
 _c = certificate.c
-_USABLE = (_c.status == "valid") & _c.replaced_by_id.is_(None) & (_c.not_after > bindparam("now")) & ~NEWER_REVOKED
+
+
+def is_answer(columns: ReadOnlyColumnCollection[str, Any], now: ColumnElement[int]) -> ColumnElement[bool]:
+    """Whether a certificate may still be the answer to the request that it was issued for."""
+    return and_(
+        columns.status == "valid",
+        columns.replaced_by_id.is_(None),
+        columns.not_after > now,
+        not_(newer_is_revoked(columns.realm_id, columns.device_id, columns.id)),
+    )
+
+
+_USABLE = is_answer(_c, bindparam("now"))
 _ASKED_BEFORE = Query(
     select(_c.der, _c.serial)
     .where(

@@ -19,7 +19,7 @@ from sqlalchemy import bindparam, select
 
 from ca_core.authority.ceremony import key_step
 from ca_core.authority.issuance import Issuance
-from ca_core.authority.issuer import Issuers
+from ca_core.authority.issuer import Issuers, newest_active
 from ca_core.authority.plan import SERVER_AUTH, CertificatePlan, validity
 from ca_core.authority.record import certificate_row
 from ca_core.authority.sealing import PrivateKey
@@ -199,10 +199,9 @@ class ServerCertificates:
         shown_until: dt.datetime | None,
     ) -> None:
         issuers = await self._issuers.of_realm(found.id, found.version)
-        active = [i for i in issuers if i.family == "ec" and i.state == "active"]
-        if not active:
+        chosen = newest_active(issuers, "ec")
+        if chosen is None:
             raise InternalError(f"realm {found.name} has no active issuer for its server certificate")
-        chosen = max(active, key=lambda i: i.generation)
         if shown_until is not None and min(now + LIFETIME, chosen.not_after) <= shown_until + _WORTHWHILE:
             return  # the issuer itself ends: a new certificate would last no longer
         key = await self._issuance.new_key("p-256")

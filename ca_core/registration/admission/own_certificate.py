@@ -21,16 +21,24 @@ from ca_core.registration.realm import Realm
 
 _c = certificate.c
 _newer = certificate.alias("newer").c
-NEWER_REVOKED: ColumnElement[bool] = (
-    select(_newer.id)
-    .where(
-        _newer.realm_id == _c.realm_id,
-        _newer.device_id == _c.device_id,
-        _newer.id > _c.id,
-        _newer.status != "valid",
+
+
+def newer_is_revoked(
+    realm_id: ColumnElement[int], device_id: ColumnElement[int], certificate_id: ColumnElement[int]
+) -> ColumnElement[bool]:
+    """Whether the device has a later certificate than this one, and that was revoked or is held."""
+    return (
+        select(_newer.id)
+        .where(
+            _newer.realm_id == realm_id,
+            _newer.device_id == device_id,
+            _newer.id > certificate_id,
+            _newer.status != "valid",
+        )
+        .exists()
     )
-    .exists()
-)
+
+
 _BY_FINGERPRINT = Query(
     select(
         *COLUMNS,
@@ -43,7 +51,7 @@ _BY_FINGERPRINT = Query(
         _c.not_after,
         _c.status,
         _c.profile,
-        case((NEWER_REVOKED, 1), else_=0),
+        case((newer_is_revoked(_c.realm_id, _c.device_id, _c.id), 1), else_=0),
     )
     .join(device, (device.c.realm_id == _c.realm_id) & (device.c.id == _c.device_id))
     .where(

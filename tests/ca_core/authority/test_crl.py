@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca_core.authority import der
+from ca_core import der
 from ca_core.authority.crl import REASONS, encode_entry
 from ca_core.authority.revocation import parse_reason
 from ca_core.core import Core

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from ca_core.authority.issuer import Issuers
-from ca_core.authority.plan import PublicKey
 from ca_core.authority.sealing import PrivateKey, UnlockKey
 from ca_core.core import Core
 from ca_core.errors import CoreError, OperatorError, SealingFailed, Unavailable
+from ca_core.public_key import PublicKey
 from tests.helpers.bad_csr import ec_key, rsa_key
 from tests.helpers.core import ME, Installation
 

@@ -1,4 +1,4 @@
-"""Writing DER: values in, bytes out. What is read is read in `cms`."""
+"""Writing DER: values in, bytes out. Just what CRLs, CMS and attribute lists need; libraries do the reading."""
 
 import datetime as dt
 from collections.abc import Iterable
@@ -9,8 +9,9 @@ __all__ = ["NULL", "integer", "octets", "oid", "sequence", "set_of", "time", "tl
 NULL = b"\x05\x00"
 
 
-def tlv(tag: int, content: bytes) -> bytes:
-    """One element, with the shortest length."""
+def tlv(tag: int, *parts: bytes) -> bytes:
+    """One element: tag, shortest length, the parts joined (a CRL joins a million of them)."""
+    content = b"".join(parts)
     length = len(content)
     if length < 0x80:
         return bytes((tag, length)) + content
@@ -20,12 +21,12 @@ def tlv(tag: int, content: bytes) -> bytes:
 
 def sequence(*parts: bytes) -> bytes:
     """A SEQUENCE of finished elements."""
-    return tlv(0x30, b"".join(parts))
+    return tlv(0x30, *parts)
 
 
 def set_of(parts: Iterable[bytes], tag: int = 0x31) -> bytes:
     """A SET OF finished elements, in the order that DER wants (X.690 11.6)."""
-    return tlv(tag, b"".join(sorted(parts)))
+    return tlv(tag, *sorted(parts))
 
 
 def octets(value: bytes) -> bytes:
@@ -52,7 +53,7 @@ def oid(dotted: str) -> bytes:
 
 
 def time(when: dt.datetime) -> bytes:
-    """A Time in whole seconds."""
+    """A Time in whole seconds: UTCTime up to 2049, GeneralizedTime after it (RFC 5280 5.1.2.4, RFC 5652 11.3)."""
     utc = when.astimezone(dt.UTC)
     # "dates between 1 January 1950 and 31 December 2049 (inclusive) MUST be encoded as UTCTime." -- RFC 5652 11.3
     if 1950 <= utc.year < 2050:
