@@ -25,10 +25,12 @@ from ca_core.registration.attempts import Attempts
 from ca_core.registration.certificates import Certificates
 from ca_core.registration.checkup import Checkup
 from ca_core.registration.desks import CrlDesk, IssuerDesk
+from ca_core.registration.ra import RaCertificates, RaIdentity
 from ca_core.registration.realm import Resolved
 from ca_core.registration.registry import Devices
 from ca_core.registration.request import Registration
 from ca_core.registration.servers import SHARED, ServerCertificates
+from ca_core.registration.tolerances import tolerances_used
 from ca_core.registration.trust import Trust
 from ca_core.rows import Finding, RealmStatus, Status
 
@@ -95,6 +97,9 @@ class Core:
         self.server_certificates = ServerCertificates(
             store, self.realms, self._issuers, self.issuance, clock, config.public_url
         )
+        self.ra_certificates = RaCertificates(
+            store, self.realms, self._issuers, self.issuance, clock, config.public_url
+        )
         self.leases = Leases(store, clock)
 
     @classmethod
@@ -125,6 +130,10 @@ class Core:
     def close(self) -> None:
         """Write what is queued, and let go of the store."""
         self.store.close()
+
+    async def ra(self, resolved: Resolved) -> RaIdentity:
+        """The realm's RA: what SCEP clients encrypt to. Raises `Unavailable`."""
+        return await self.ra_certificates.of_realm(resolved.realm)
 
     async def ca_certificates(self, resolved: Resolved) -> list[bytes]:
         """The realm's root and every issuing CA certificate, DER, root first (RFC 7030 4.1.3)."""
@@ -162,6 +171,7 @@ class Core:
             public_url=self.config.public_url,
             realms=list(realms.values()),
             crls=await self.crls.list(),
+            tolerances=await tolerances_used(self.store),
         )
 
 

@@ -61,7 +61,7 @@ class ParsedCsr:
     names_hash: bytes
 
     @classmethod
-    def parse(cls, der: bytes) -> Self:
+    def parse(cls, der: bytes, *, allow_sha1: bool = False) -> Self:
         """Read and check a request. Raises MalformedRequest, TooLarge, BadKey or PopFailed, and nothing else."""
         if len(der) > MAX_DER:
             raise TooLarge("body_too_large", f"The PKCS#10 request is longer than {MAX_DER} bytes.")
@@ -71,7 +71,7 @@ class ParsedCsr:
         subject, common_name = _read_subject(csr)
         attributes = _read_attributes(der, parts.attributes)
         san, ca_requested, usages = _read_extensions(csr, attributes.extensions)
-        signature_hash = _check_signature(csr, der[parts.signed], key)
+        signature_hash = _check_signature(csr, der[parts.signed], key, allow_sha1=allow_sha1)
         spki = encode_spki(key)
         return cls(
             der=der,
@@ -207,7 +207,8 @@ def _read_attributes(der: bytes, where: slice) -> _Attributes:
     )
 
 
-_STRING_CODECS = {0x0C: "utf-8", 0x13: "ascii", 0x14: "latin-1", 0x16: "ascii"}  # UTF8, Printable, T61, IA5
+# UTF8, Printable, T61, IA5, BMP
+_STRING_CODECS = {0x0C: "utf-8", 0x13: "ascii", 0x14: "latin-1", 0x16: "ascii", 0x1E: "utf-16-be"}
 
 
 def _read_string(kind: bytes, der: bytes | None) -> str | None:
@@ -292,9 +293,12 @@ def _read_subject(csr: x509.CertificateSigningRequest) -> tuple[x509.Name, str |
         raise MalformedRequest("csr_name_malformed", "The CSR's subject can't be read.", detail=str(exc)) from exc
     common_name: str | None = None
     for rdn in subject.rdns:
-        if len(rdn) != 1:
-            raise MalformedRequest("csr_name_malformed", "The CSR's subject has two values in one RDN.")
-        (attribute,) = rdn
+        # Routers put their serialNumber and unstructuredName into one RDN. A CN must stand alone, to be one name.
+        if len(rdn) != 1 and any(attribute.oid == NameOID.COMMON_NAME for attribute in rdn):
+            raise MalformedRequest(
+                "csr_name_malformed", "The CSR's common name (CN) shares its RDN with another value."
+            )
+    for attribute in subject:
         value = attribute.value
         if len(value) > MAX_SUBJECT_VALUE:
             raise MalformedRequest(
@@ -378,11 +382,11 @@ _WEAK_HASHES = {"md5": "MD5", "sha1": "SHA-1"}
 _WEAK_PARAMETERS: dict[x509.ObjectIdentifier, padding.PKCS1v15 | ec.ECDSA] = {  # cryptography gives None for these
     SignatureAlgorithmOID.RSA_WITH_MD5: padding.PKCS1v15(),
     SignatureAlgorithmOID.RSA_WITH_SHA1: padding.PKCS1v15(),
-    SignatureAlgorithmOID.ECDSA_WITH_SHA1: ec.ECDSA(hashes.SHA1()),  # noqa: S303  # to say so, never to accept it
+    SignatureAlgorithmOID.ECDSA_WITH_SHA1: ec.ECDSA(hashes.SHA1()),  # noqa: S303  # to say so, or where it is allowed
 }
 
 
-def _check_signature(csr: x509.CertificateSigningRequest, signed: bytes, key: PublicKey) -> str:
+def _check_signature(csr: x509.CertificateSigningRequest, signed: bytes, key: PublicKey, *, allow_sha1: bool) -> str:
     """The name of the hash. Verified by hand: cryptography calls a correct SHA-1 signature invalid."""
     try:
         parameters = csr.signature_algorithm_parameters or _WEAK_PARAMETERS.get(csr.signature_algorithm_oid)
@@ -404,7 +408,7 @@ def _check_signature(csr: x509.CertificateSigningRequest, signed: bytes, key: Pu
         raise PopFailed(
             "csr_signature_bad", "The CSR's signature algorithm is not one that is known here.", detail=str(exc)
         ) from exc
-    if hash_algorithm.name in _WEAK_HASHES:
+    if hash_algorithm.name in _WEAK_HASHES and not (allow_sha1 and hash_algorithm.name == "sha1"):
         raise PopFailed(
             "csr_signature_weak", f"The CSR is signed with {_WEAK_HASHES[hash_algorithm.name]}, which is not allowed."
         )

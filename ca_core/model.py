@@ -8,7 +8,10 @@ import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NewType
+from typing import Literal, NewType, Protocol
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 
 from ca_core.errors import Refusal
 
@@ -24,7 +27,8 @@ __all__ = [
     "Operation",
     "OwnCertificate",
     "Pending",
-    "Protocol",
+    "ProtocolName",
+    "RaKey",
     "Refused",
     "Requester",
     "SecretRecord",
@@ -35,7 +39,7 @@ __all__ = [
 
 Serial = NewType("Serial", int)
 Clock = Callable[[], dt.datetime]
-Protocol = Literal["est", "scep", "http"]
+ProtocolName = Literal["est", "scep", "http"]
 
 
 def format_serial(serial: int) -> str:
@@ -44,10 +48,15 @@ def format_serial(serial: int) -> str:
 
 
 class Operation(StrEnum):
-    """What is asked: a first certificate, or another one for an identity that has one (RFC 7030 4.2)."""
+    """What is asked: a first certificate, or another one for an identity that has one.
+
+    `REENROLL` must repeat the names of the certificate it is shown by (RFC 7030 4.2.2); `RENEW` only needs one, and
+    gets the names of the device's record (RFC 8894 2.5).
+    """
 
     ENROLL = "enroll"
     REENROLL = "reenroll"
+    RENEW = "renew"
 
 
 class Means(StrEnum):
@@ -87,14 +96,17 @@ class Call:
     """One request as the operator sees it: `request_id` stands in the log, the audit event, the attempt and the answer.
 
     `operation` is the wire's own word (simpleenroll, PKCSReq), `protocol` is http for what never became a request of
-    EST or SCEP; `source` the peer's IP address as text.
+    EST or SCEP; `source` the peer's IP address as text. `transaction_id` is the peer's own name for its request, if
+    the protocol has one: visible ASCII of at most 255 characters. `tolerances` are the realm's by which it was read.
     """
 
     request_id: str
-    protocol: Protocol
+    protocol: ProtocolName
     operation: str
     source: str
     tls_version: str | None = None
+    transaction_id: str | None = None
+    tolerances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +114,14 @@ class Evidence:
     """What a peer offers to prove who it is, not judged yet.
 
     `chain` holds certificates, leaf first, whose leaf's private key the peer has shown to hold (TLS handshake, SCEP
-    signature). `username` is None when the protocol carries none; an empty one is tolerated. `secret` is as sent.
+    signature). `username` is None when the protocol carries none; an empty one is tolerated. `secret` is as sent;
+    `is_exposed` when others on its way may have read it.
     """
 
     chain: tuple[bytes, ...] = ()
     username: str | None = None
     secret: str | None = field(default=None, repr=False)
+    is_exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +199,18 @@ class Requester:
     def __post_init__(self) -> None:
         if self.proof is not AUTHENTICATED:
             raise TypeError("a Requester is made by authentication only")
+
+
+class RaKey(Protocol):
+    """Holder of an RA's RSA key, which opens requests and signs answers, and issues nothing. It may be slow."""
+
+    async def unwrap(self, encrypted_key: bytes, algorithm: padding.AsymmetricPadding) -> bytes:
+        """A content-encryption key; ValueError, or any bytes at all, when it can't be unwrapped."""
+        ...
+
+    async def sign(self, data: bytes, digest: hashes.HashAlgorithm) -> bytes:
+        """The PKCS#1 v1.5 signature over `data`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

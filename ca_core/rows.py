@@ -65,6 +65,7 @@ class AttemptRow(Row, frozen=True, kw_only=True):
     key: str | None
     signature_hash: str | None
     tls: str | None
+    transaction_id: str | None
 
 
 class Why(Row, frozen=True, kw_only=True):
@@ -175,6 +176,15 @@ class RealmStatus(Row, frozen=True, kw_only=True):
     certificates: dict[str, int]
 
 
+class ToleranceRow(Row, frozen=True, kw_only=True):
+    """How often requests needed a tolerance of old algorithms, and when the last one did."""
+
+    realm: str
+    tolerance: str
+    uses: int
+    last_at: str
+
+
 class Status(Row, frozen=True, kw_only=True):
     """The installation at a glance."""
 
@@ -184,3 +194,4 @@ class Status(Row, frozen=True, kw_only=True):
     public_url: str
     realms: list[RealmStatus]
     crls: list[CrlRow]
+    tolerances: list[ToleranceRow]

@@ -65,6 +65,8 @@ class Chores:
         if self._due("certificates", 0.0 if self._clock() < self._eager_until else _CERTIFICATES_EVERY):
             # Whoever makes them shows them as well; the others reread.
             await self._try("renew the server certificates", self._renew if self._holds else self._reread)
+            ra = self._core.ra_certificates
+            await self._try("renew the RA certificates", ra.ensure if self._holds else ra.refresh)
 
     async def _hold(self) -> bool:
         return await self._core.leases.hold("chores", _LEASE_SECONDS)

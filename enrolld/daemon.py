@@ -172,6 +172,7 @@ async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, ne
             _write_settings(node)
         if names:
             await core.server_certificates.ensure(names)
+            await core.ra_certificates.ensure()
             await core.crls.publish(only_due=True)
         root = (await core.issuers.export(DEFAULT_REALM))[0]
         return hashlib.sha256(root).hexdigest(), await _free_device(core)

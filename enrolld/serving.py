@@ -1,6 +1,6 @@
 """What a worker does: its listeners, which application answers where, and one log line for each request.
 
-https serves EST, http what is published, admin the worker's health. None of them serves another's addresses.
+https serves EST, http what is published, both of them SCEP, admin the worker's health. None serves another's addresses.
 """
 
 import asyncio
@@ -24,7 +24,10 @@ from enrolld.process import Ready, WorkerSettings
 from enrolld.refusal_log import RefusalLog
 from enrolld.request_id import new_request_id
 from enrolld.tls import Select
-from est_server.app import LOG_FIELDS, make_app
+from est_server.app import LOG_FIELDS as EST_FIELDS
+from est_server.app import make_app
+from scep_server.app import LOG_FIELDS as SCEP_FIELDS
+from scep_server.app import Scep, is_scep_path
 
 if TYPE_CHECKING:
     from ca_core.core import Core
@@ -89,13 +92,16 @@ async def serve(core: "Core", settings: WorkerSettings, select: Select, refusals
         core.registration.refused(MalformedRequest(reason, "Refused before it was a request."), call, None)
 
     serving = Serving()
+    scep = scep_first(Scep(core, peer=_peer, new_request_id=new_request_id))
     runners: dict[str, web.AppRunner] = {}
     for inherited in settings.sockets:
         kind = inherited.kind
         if kind not in runners:
             app = _APPLICATIONS[kind](core)
-            if kind != "admin":  # whoever watches asks every few seconds
+            if kind != "admin":
+                # whoever watches health asks every few seconds, and needs no log of it
                 app.middlewares.insert(0, request_logger(refusals))
+                app.middlewares.append(scep)
             runners[kind] = await serving.set_up(app)
         sock = socket.socket(fileno=inherited.descriptor)
         sock.setblocking(False)
@@ -107,7 +113,7 @@ async def serve(core: "Core", settings: WorkerSettings, select: Select, refusals
 
 
 def request_logger(refusals: RefusalLog) -> Middleware:
-    """One line per request, with the ECS fields that an application puts under `LOG_FIELDS` into its response.
+    """One line per request, with the ECS fields that a protocol puts under its `LOG_FIELDS` into its response.
 
     Of refusals only those have a line that `refusals` admits.
     """
@@ -121,7 +127,7 @@ def request_logger(refusals: RefusalLog) -> Middleware:
         fields: Mapping[str, Any] = {}
         try:
             response = await handler(request)
-            status, fields = response.status, response.get(LOG_FIELDS) or {}
+            status, fields = response.status, response.get(EST_FIELDS) or response.get(SCEP_FIELDS) or {}
             request_id = response.headers.get("X-Request-Id", "")
         except web.HTTPException as exc:
             status = exc.status
@@ -145,6 +151,18 @@ def request_logger(refusals: RefusalLog) -> Middleware:
         return response
 
     return log_requests
+
+
+def scep_first(scep: Scep) -> Middleware:
+    """SCEP's addresses, which are the same on every listener, before those of the application."""
+
+    @web.middleware
+    async def serve_scep(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        return await scep.serve(request) if is_scep_path(request.raw_path) else await handler(request)
+
+    return serve_scep
 
 
 def _est(core: "Core") -> web.Application:

@@ -29,6 +29,7 @@ __all__ = [
     "ReplySigner",
     "choose_algorithms",
     "encode_certs_only",
+    "reply_digest",
     "write_failure",
     "write_pending",
     "write_success",
@@ -70,23 +71,17 @@ class ReplyAlgorithms:
     oaep: Oaep | None
 
 
-def choose_algorithms(request: PkiMessage, *, weak: bool = False) -> ReplyAlgorithms:
+def choose_algorithms(request: PkiMessage, *, allow_sha1: bool = False, allow_3des: bool = False) -> ReplyAlgorithms:
     """What to answer with; to be asked before anything is issued, since BadAlg says that no answer could be sealed.
 
-    With `weak` a request in SHA-1 is answered in SHA-1, and one in 3DES or single DES in 3DES.
+    Where it is allowed, a request in SHA-1 is answered in SHA-1, and one in 3DES or single DES in 3DES.
     """
     if not isinstance(request.key, rsa.RSAPublicKey):
-        failure = BadAlg("scep_reply_needs_rsa", "An answer can't be encrypted to the signer's key, which is not RSA.")
-        failure.transaction = request.transaction
-        raise failure
-    try:
-        cipher = cipher_of(request.envelope)
-    except BadAlg as failure:
-        failure.transaction = request.transaction
-        raise
+        raise BadAlg("scep_reply_needs_rsa", "An answer can't be encrypted to the signer's key, which is not RSA.")
+    cipher = cipher_of(request.envelope)
     if cipher in (Cipher.TRIPLE_DES, Cipher.DES):
-        cipher = Cipher.TRIPLE_DES if weak else Cipher.AES_128
-    return ReplyAlgorithms(request.key, reply_digest(request.digest, weak=weak), cipher, _oaep(request))
+        cipher = Cipher.TRIPLE_DES if allow_3des else Cipher.AES_128
+    return ReplyAlgorithms(request.key, reply_digest(request.digest, allow_sha1=allow_sha1), cipher, _oaep(request))
 
 
 def _oaep(request: PkiMessage) -> Oaep | None:
@@ -97,11 +92,11 @@ def _oaep(request: PkiMessage) -> Oaep | None:
     return None
 
 
-def reply_digest(digest: Digest, *, weak: bool = False) -> Digest:
+def reply_digest(digest: Digest, *, allow_sha1: bool = False) -> Digest:
     """The hash to sign with, for a request that was signed with `digest`."""
-    if isinstance(digest, hashes.SHA256 | hashes.SHA384 | hashes.SHA512) or (weak and isinstance(digest, hashes.SHA1)):
+    if isinstance(digest, hashes.SHA256 | hashes.SHA384 | hashes.SHA512):
         return digest
-    return hashes.SHA256()
+    return digest if allow_sha1 and isinstance(digest, hashes.SHA1) else hashes.SHA256()
 
 
 async def write_success(

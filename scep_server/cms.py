@@ -64,7 +64,7 @@ def read_certificate(data: bytes) -> Certificate:
         bits = asn1.decode_der(_PublicKeyInfo, spki).key
         identifier = sha1(bits.as_bytes(), usedforsecurity=False).digest()
     name = IssuerAndSerial(_whole(read.issuer), _whole(read.serial))
-    return Certificate(data, name, identifier, spki)
+    return Certificate(data, name, _whole(read.subject), identifier, spki)
 
 
 def read_pss(parameters: bytes) -> PssParameters:

@@ -42,8 +42,14 @@ class Certificate:
 
     der: bytes = field(repr=False)
     name: IssuerAndSerial
+    subject: bytes
     key_identifier: bytes
     spki: bytes = field(repr=False)
+
+    @property
+    def is_self_issued(self) -> bool:
+        """Whether it names itself as its issuer, as what a client makes for its first request does."""
+        return self.subject == self.name.issuer
 
     def is_named(self, signer: SignerId) -> bool:
         """Whether `signer` names this certificate."""

@@ -62,7 +62,7 @@ class PkiMessage:
 
 
 def open_request(data: bytes) -> PkiMessage:
-    """Read and verify a request. Raises the classes of `ScepRefusal`, and nothing else."""
+    """Read and verify a request. Raises `Unusable` and `Failure`, and nothing else."""
     if len(data) > MAX_MESSAGE:
         raise Unusable("scep_too_large", f"The message is longer than {MAX_MESSAGE} bytes.")
     try:

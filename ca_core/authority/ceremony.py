@@ -66,7 +66,7 @@ async def make_realm_ca(issuance: Issuance, realm: str, public_url: str, now: dt
 
 
 def key_step(name: str, purpose: str, key: NewKey, at: int) -> Step:
-    """The step that stores a sealed key; `purpose` is ca or server."""
+    """The step that stores a sealed key; `purpose` is ca, server or ra."""
     row: Values = {
         "name": name,
         "purpose": purpose,

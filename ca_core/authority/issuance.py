@@ -15,11 +15,11 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from sqlalchemy import bindparam, select
 
 from ca_core.authority.issuer import Issuer
-from ca_core.authority.keys import Signer, SoftwareSigner, digest_for
+from ca_core.authority.keys import Signer, SoftwareRaKey, SoftwareSigner, digest_for
 from ca_core.authority.plan import CertificatePlan, general_name
 from ca_core.authority.sealing import PrivateKey, UnlockKey
 from ca_core.errors import InternalError, SealingFailed, Unavailable
-from ca_core.model import Serial
+from ca_core.model import RaKey, Serial
 from ca_core.public_key import PublicKey, spki_sha256
 from ca_core.records.query import Query
 from ca_core.records.schema import sealed_key
@@ -114,6 +114,13 @@ class Issuance:
     async def server_key(self, name: str, public_key: PublicKey) -> PrivateKey:
         """The private key of one of enrolld's own TLS server certificates, never of a CA. Raises `SealingFailed`."""
         return await self._load(name, public_key, "server")
+
+    async def ra_key(self, name: str, public_key: PublicKey) -> RaKey:
+        """The key of a SCEP RA, which is no CA's. Raises `SealingFailed`."""
+        key = await self._load(name, public_key, "ra")
+        if not isinstance(key, rsa.RSAPrivateKey):
+            raise InternalError(f"the key {name} is not RSA, and stock SCEP clients know nothing else")
+        return SoftwareRaKey(key)
 
     async def check_key(self, issuer: Issuer) -> None:
         """See that the issuer's key opens and belongs to its certificate. Raises `SealingFailed`, `Unavailable`."""

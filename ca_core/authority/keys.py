@@ -1,4 +1,4 @@
-"""Holders of private keys. A signer signs, an unwrapper decrypts; both may be slow, because a HSM is.
+"""Holders of private keys: a CA's signer, and an RA's key (`model.RaKey`). Both may be slow, because a HSM is.
 
 Import this from `authority.issuance` alone: whoever can name a signer can sign.
 """
@@ -36,14 +36,6 @@ class Signer(Protocol):
         ...
 
 
-class KeyUnwrapper(Protocol):
-    """Holder of a key that decrypts content-encryption keys (SCEP's RA key)."""
-
-    async def unwrap(self, encrypted_key: bytes, algorithm: padding.AsymmetricPadding) -> bytes:
-        """The content-encryption key. PKCS#1 v1.5 rejects implicitly: bad padding gives random bytes, not an error."""
-        ...
-
-
 def digest_for(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> Digest:
     """SHA-256, or the larger hash that a larger curve deserves."""
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.key_size > 256:
@@ -70,12 +62,16 @@ class SoftwareSigner:
         return self._key.sign(data, ec.ECDSA(self.digest))
 
 
-class SoftwareUnwrapper:
-    """A decryption key in memory."""
+class SoftwareRaKey:
+    """An RA's key in memory."""
 
     def __init__(self, key: rsa.RSAPrivateKey) -> None:
         self._key = key
 
     async def unwrap(self, encrypted_key: bytes, algorithm: padding.AsymmetricPadding) -> bytes:
-        """The content-encryption key."""
+        """The content-encryption key. OpenSSL rejects bad PKCS#1 v1.5 implicitly: random bytes, no error."""
         return self._key.decrypt(encrypted_key, algorithm)
+
+    async def sign(self, data: bytes, digest: hashes.HashAlgorithm) -> bytes:
+        """The PKCS#1 v1.5 signature over `data`."""
+        return self._key.sign(data, padding.PKCS1v15(), digest)

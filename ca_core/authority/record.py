@@ -48,5 +48,6 @@ def certificate_row(
         "renews_id": None,
         "replaced_by_id": None,
         "request_id": None,
+        "transaction_id": None,
         "issued_at": at,
     }

@@ -14,7 +14,7 @@ from ca_core.errors import OperatorError, Unavailable
 from ca_core.records.sqlite import SqliteStore, connect
 from ca_core.records.store import Hook, Store
 
-HEAD = "0001"
+HEAD = "0002"
 """The revision of the schema that this version speaks."""
 
 _PREFIX = "sqlite:///"

@@ -176,6 +176,7 @@ certificate = Table(
     Column("renews_id", Id),
     Column("replaced_by_id", Id),
     Column("request_id", String(16)),
+    Column("transaction_id", Text),
     Column("issued_at", BigInteger, nullable=False),
     UniqueConstraint("issuer_id", "serial"),
     UniqueConstraint("realm_id", "fingerprint"),
@@ -193,6 +194,13 @@ certificate = Table(
         "request_key",
         sqlite_where=text("request_key IS NOT NULL"),
         postgresql_where=text("request_key IS NOT NULL"),
+    ),
+    Index(
+        "ix_certificate_transaction",
+        "realm_id",
+        "transaction_id",
+        sqlite_where=text("transaction_id IS NOT NULL"),
+        postgresql_where=text("transaction_id IS NOT NULL"),
     ),
     Index(None, "realm_id", "device_id"),
     Index(
@@ -246,6 +254,7 @@ attempt = Table(
     Column("key", String(32)),
     Column("signature_hash", String(16)),
     Column("tls", String(16)),
+    Column("transaction_id", Text),
     ForeignKeyConstraint(["realm_id"], ["realm.id"]),
     ForeignKeyConstraint(["realm_id", "device_id"], ["device.realm_id", "device.id"]),
     Index(None, "request_id"),
@@ -257,6 +266,17 @@ attempt = Table(
         sqlite_where=text("device_id IS NULL"),
         postgresql_where=text("device_id IS NULL"),
     ),
+)
+
+tolerance_use = Table(
+    "tolerance_use",
+    metadata,
+    Column("realm_id", Id, nullable=False),
+    Column("name", String(32), nullable=False),
+    Column("uses", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("realm_id", "name"),
+    ForeignKeyConstraint(["realm_id"], ["realm.id"]),
 )
 
 writer = Table(

@@ -67,7 +67,9 @@ class RealmAdministration(Realms):
     async def add(self, name: str, *, hosts: Sequence[str] = (), public_url: str | None = None, actor: str) -> RealmRow:
         """Make a realm with a root and issuing CAs of its own. Raises `OperatorError`, `Unavailable`."""
         parse_realm_name(name)
-        document = default_document(name, tuple(parse_host(host) for host in hosts), public_url)
+        given = tuple(parse_host(host) for host in hosts)
+        # The first realm takes whatever a stock client sends; the others begin without old algorithms.
+        document = default_document(name, given, public_url, read_des=name == DEFAULT_REALM)
         current = await self.current()
         if name in current:
             raise OperatorError("realm_exists", f"there is a realm '{name}'", "'enrolld realm show' shows it")

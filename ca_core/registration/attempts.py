@@ -7,6 +7,7 @@ not keep the others from being explained.
 
 import random
 import time
+from typing import Any
 
 from sqlalchemy import bindparam, func, select
 
@@ -83,6 +84,7 @@ _COLUMNS = (
     _a.key,
     _a.signature_hash,
     _a.tls,
+    _a.transaction_id,
 )
 _FROM = attempt.outerjoin(realm, realm.c.id == _a.realm_id).outerjoin(device, device.c.id == _a.device_id)
 _BY_REQUEST = Query(
@@ -129,7 +131,18 @@ def attempt_row(
         "key": key,
         "signature_hash": signature_hash,
         "tls": call.tls_version,
+        "transaction_id": call.transaction_id,
     }
+
+
+def transaction_details(call: Call) -> dict[str, Any]:
+    """What an audit event says of the peer's transaction, if its protocol has such, and of the tolerances it needed."""
+    found: dict[str, Any] = {}
+    if call.transaction_id is not None:
+        found["transaction_id"] = call.transaction_id
+    if call.tolerances:
+        found["tolerances"] = list(call.tolerances)
+    return found
 
 
 class Attempts:
@@ -142,18 +155,18 @@ class Attempts:
         self._all = Buckets(rate=50.0, burst=400.0, clock=time.monotonic)
         self.dropped = 0
 
-    def record(self, row: Params, at: int, events: tuple[AuditEvent, ...] = ()) -> None:
-        """Have an attempt written behind the answer, with audit events; beyond the rate it is only counted."""
+    def record(self, row: Params, at: int, events: tuple[AuditEvent, ...] = (), steps: tuple[Step, ...] = ()) -> None:
+        """Have an attempt written behind the answer, with what goes with it; beyond the rate it is only counted."""
         if row["device_id"] is None:
             allowed = self._sources.take(source_prefix(str(row["source"]))) and self._all.take("unknown")
-            steps = [Step(_PRUNE_SOURCE, {"source": row["source"]}, expect=None)]
+            pruning = [Step(_PRUNE_SOURCE, {"source": row["source"]}, expect=None)]
             if random.random() < 0.01:  # noqa: S311  # spreads a slow clean-up, decides nothing
-                steps.append(Step(_PRUNE_UNKNOWN, {}, expect=None))
+                pruning.append(Step(_PRUNE_UNKNOWN, {}, expect=None))
         else:
             allowed = self._devices.take(row["device_id"])
-            steps = [Step(PRUNE_DEVICE, _owner(row), expect=None)]
+            pruning = [Step(PRUNE_DEVICE, _owner(row), expect=None)]
         if allowed:
-            self._store.submit(Unit(Guard(_INSERT, row), at, tuple(steps), events))
+            self._store.submit(Unit(Guard(_INSERT, row), at, (*pruning, *steps), events))
         else:
             self.dropped += 1
 
@@ -202,4 +215,5 @@ def _attempt(row: Row) -> AttemptRow:
         key=row[13],
         signature_hash=row[14],
         tls=row[15],
+        transaction_id=row[16],
     )

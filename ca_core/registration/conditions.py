@@ -16,6 +16,7 @@ from ca_core.registration.retransmission import is_answer
 
 _o = certificate.alias("other").c
 _t = certificate.alias("twin").c
+_x = certificate.alias("transacted").c
 _own = certificate.alias("own").c
 _d, _i, _r, _s = device.c, issuer.c, realm.c, device_secret.c
 
@@ -28,6 +29,16 @@ _ALWAYS: dict[str, ColumnElement[bool]] = {
         _i.realm_id == bindparam("realm_id"), _i.id == bindparam("issuer_id"), _i.state == "active"
     ),
     "key_not_blocked": not_(exists().where(key_block.c.spki_sha256 == bindparam("spki_sha256"))),
+    # "same transactionID, another key": a transaction is one request, however often it is sent.
+    "transaction_not_of_other_key": not_(
+        exists().where(
+            _x.realm_id == bindparam("realm_id"),
+            _x.transaction_id == bindparam("transaction_id"),
+            _x.device_id == bindparam("device_id"),
+            _x.spki_sha256 != bindparam("spki_sha256"),
+            _x.issued_at > bindparam("transaction_since"),
+        )
+    ),
     # A key of enrolld's own (CA, server) has no device and is another's as well.
     "key_not_of_other_device": not_(
         exists().where(

@@ -50,6 +50,23 @@ class EstDocument(_Document, frozen=True, kw_only=True):
     channel_binding: Literal["optional", "required"] = "optional"
 
 
+class ScepDocument(_Document, frozen=True, kw_only=True):
+    """How the realm speaks SCEP. `profile` serves requests whose label names none; its issuer must be rsa. A realm
+    without a profile called scep, and with no other named here, does not speak it.
+
+    `answer_chain` sends the CA certificates along with a device's own. The rest are tolerances of what old devices
+    do: `read_des` reads requests in single DES, whose secret anybody on the way may have read; `allow_3des` and
+    `allow_sha1` read requests in these, and answer in them.
+    """
+
+    enabled: bool = True
+    profile: str = "scep"
+    answer_chain: bool = False
+    read_des: bool = False
+    allow_3des: bool = True
+    allow_sha1: bool = True
+
+
 class AdmissionDocument(_Document, frozen=True, kw_only=True):
     """By which means a requester may be admitted."""
 
@@ -80,6 +97,7 @@ class RealmDocument(_Document, frozen=True, kw_only=True):
     retry_window: str = "24h"
     secret_lifetime: str = "7d"  # noqa: S105  # a duration
     est: EstDocument = EstDocument()
+    scep: ScepDocument = ScepDocument()
     admission: AdmissionDocument = AdmissionDocument()
     profiles: dict[str, ProfileDocument] = msgspec.field(default_factory=dict)
     trust: tuple[TrustDocument, ...] = ()
@@ -89,11 +107,19 @@ class RealmDocument(_Document, frozen=True, kw_only=True):
         """How long a spent secret still answers the key that it served."""
         return parse_duration(self.retry_window)
 
+    @property
+    def speaks_scep(self) -> bool:
+        """Whether SCEP is served."""
+        return self.scep.enabled and self.scep.profile in self.profiles
 
-def default_document(name: str, hosts: tuple[str, ...], public_url: str | None) -> RealmDocument:
+
+def default_document(
+    name: str, hosts: tuple[str, ...], public_url: str | None, *, read_des: bool = False
+) -> RealmDocument:
     """What a new realm begins with: a profile for EST under the ec issuer, one for SCEP under the rsa issuer."""
     profiles = {"device": ProfileDocument(issuer="ec"), "scep": ProfileDocument(issuer="rsa")}
-    return validated(RealmDocument(name=name, hosts=hosts, public_url=public_url, profiles=profiles))
+    scep = ScepDocument(read_des=read_des)
+    return validated(RealmDocument(name=name, hosts=hosts, public_url=public_url, scep=scep, profiles=profiles))
 
 
 def to_json(document: RealmDocument) -> str:
@@ -167,6 +193,8 @@ def validated(document: RealmDocument) -> RealmDocument:
             faults.append(f"{path}.extended_key_usages: empty would mean any purpose (use clientAuth)")
     if document.profiles and document.est.profile not in document.profiles:
         faults.append(f"est.profile: no profile '{document.est.profile}' (have: {', '.join(document.profiles)})")
+    if document.profiles:
+        faults += _scep_faults(document)
     seen: set[object] = set()
     for index, anchor in enumerate(document.trust):
         if not is_trust_name(anchor.name):
@@ -187,6 +215,18 @@ def validated(document: RealmDocument) -> RealmDocument:
     if faults:
         raise _invalid(faults)
     return msgspec.structs.replace(document, hosts=tuple(hosts))
+
+
+def _scep_faults(document: RealmDocument) -> list[str]:
+    name = document.scep.profile
+    profile = document.profiles.get(name)
+    if profile is None:
+        if name == ScepDocument().profile:
+            return []  # a document from before there was SCEP
+        return [f"scep.profile: no profile '{name}' (have: {', '.join(document.profiles)})"]
+    if profile.issuer != "rsa":
+        return [f"scep.profile: '{name}' is not under the rsa issuer, and stock SCEP clients know nothing but RSA"]
+    return []
 
 
 def is_trust_name(text: str) -> bool:

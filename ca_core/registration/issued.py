@@ -20,10 +20,11 @@ from ca_core.records.schema import certificate, device, device_secret
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit
 from ca_core.registration.attempts import INSERT as INSERT_ATTEMPT
-from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row
+from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row, transaction_details
 from ca_core.registration.conditions import GUARDS
 from ca_core.registration.device import MAY_ENROLL
 from ca_core.registration.realm import Realm
+from ca_core.registration.tolerances import tolerance_steps
 
 _SPEND = Query(
     device_secret.update()
@@ -92,12 +93,14 @@ def issued_unit(decision: Decision) -> Unit:
     row["request_key"] = decision.request_key
     row["renews_id"] = own.id if own else None
     row["request_id"] = call.request_id
+    row["transaction_id"] = call.transaction_id
     # Beyond the row: what the conditions compare with.
     compared: Values = {
         "realm_version": realm.version,
         "credential_key": requester.credential_key,
         "secret_id": secret.id if secret else None,
         "retry_since": decision.retry_since,
+        "transaction_since": to_ms(decision.now - realm.document.retry),
     }
     steps = [Step(_SEEN, {"of_realm": realm.id, "of_device": device_id, "seen_at": at})]
     if secret is not None:
@@ -118,6 +121,7 @@ def issued_unit(decision: Decision) -> Unit:
     )
     steps.append(Step(INSERT_ATTEMPT, attempt))
     steps.append(Step(PRUNE_DEVICE, {"realm_id": realm.id, "device_id": device_id}, expect=None))
+    steps += tolerance_steps(realm.id, call, at)
     return Unit(Guard(insert, row | compared, diagnose), at, tuple(steps), (_event(decision, serial),))
 
 
@@ -143,5 +147,7 @@ def _event(decision: Decision, serial: str) -> AuditEvent:
             "profile": decision.profile,
             "realm_version": decision.realm.version,
             "source": decision.call.source,
+            **transaction_details(decision.call),
+            **({"secret_exposed": True} if secret and requester.evidence.is_exposed else {}),
         },
     )

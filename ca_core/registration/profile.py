@@ -15,7 +15,7 @@ from ca_core.authority.issuer import Issuer, newest_active
 from ca_core.authority.plan import CertificatePlan, validity
 from ca_core.csr import ParsedCsr, canonical_san, canonical_subject
 from ca_core.errors import BadKey, InternalError, MalformedRequest, NotAuthorized
-from ca_core.model import DeviceRecord, Operation, Requester
+from ca_core.model import DeviceRecord, Means, Operation, Requester
 from ca_core.registration.document import EXTENDED_KEY_USAGES, ProfileDocument
 from ca_core.registration.realm import Resolved
 
@@ -31,18 +31,25 @@ class Profile:
 
 
 def choose_profile(resolved: Resolved, device: DeviceRecord) -> Profile:
-    """The device's own profile, else the realm's for EST; a label may name that one and no other.
+    """The device's own profile, else the realm's for the protocol; a label may name that one and no other.
 
     Which kind of certificate a device gets is the operator's to say (`device add --profile`), never the device's.
     Raises `NotAuthorized`.
     """
     document = resolved.realm.document
-    name = device.profile or document.est.profile
+    name = device.profile or resolved.default_profile
     if resolved.profile is not None and name != resolved.profile:
         raise NotAuthorized("profile_not_allowed", "The device is not entitled to this profile.")
     if name not in document.profiles:
         raise NotAuthorized("profile_not_allowed", "The device's profile does not exist any more.")
-    return Profile(name, document.profiles[name])
+    profile = Profile(name, document.profiles[name])
+    if resolved.family is not None and profile.document.issuer != resolved.family:
+        raise NotAuthorized(
+            "profile_not_for_protocol",
+            "The device's profile can't be had by this protocol.",
+            detail=f"profile {name} is under the issuer {profile.document.issuer}, not {resolved.family}",
+        )
+    return profile
 
 
 def choose_issuer(profile: Profile, issuers: tuple[Issuer, ...]) -> Issuer:
@@ -68,6 +75,8 @@ def check_asked(profile: Profile, requester: Requester, csr: ParsedCsr, operatio
         )
     if operation is Operation.REENROLL:
         _check_renewal(requester, csr)
+    if operation is Operation.RENEW and requester.means is Means.SECRET:
+        raise NotAuthorized("renewal_needs_certificate", "A renewal must be signed with a valid certificate.")
     if csr.common_name is not None and csr.common_name != device.name:
         raise NotAuthorized(
             "subject_mismatch",

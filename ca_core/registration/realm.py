@@ -54,10 +54,17 @@ class Realm:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Where a request is addressed to: a realm, and the profile that its label names, if it names one."""
+    """Where a request is addressed to: a realm, and the profile that its label names, if it names one.
+
+    `default_profile` is for a device without one of its own; `family`, if any, is the only issuer family whose
+    certificates the protocol's clients can use.
+    """
 
     realm: Realm
     profile: str | None
+    protocol: str
+    default_profile: str
+    family: str | None
 
 
 class Realms:
@@ -112,24 +119,27 @@ class Realms:
             except OperatorError:
                 raise _unknown() from None
             realm = realms.get(name)
-        resolved = _resolved(realm, profile)
+        resolved = _resolved(realm, profile, protocol)
         if host_realm is not None and resolved.realm.id != host_realm.id:
             raise NotFound("realm_not_here", "This host serves another realm.")
-        if protocol != "est":
-            raise _unknown()
         return resolved
 
     async def again(self, resolved: Resolved) -> Resolved:
         """The same address at the version in force now. Raises `NotFound` when it is gone."""
-        return _resolved((await self.current()).get(resolved.realm.name), resolved.profile)
+        return _resolved((await self.current()).get(resolved.realm.name), resolved.profile, resolved.protocol)
 
 
-def _resolved(realm: Realm | None, profile: str | None) -> Resolved:
+def _resolved(realm: Realm | None, profile: str | None, protocol: str) -> Resolved:
     if realm is None or realm.state != "active":
         raise _unknown()
-    if profile is not None and profile not in realm.document.profiles:
+    document = realm.document
+    if profile is not None and profile not in document.profiles:
         raise _unknown()
-    return Resolved(realm, profile)
+    if protocol == "est":
+        return Resolved(realm, profile, protocol, document.est.profile, None)
+    if protocol == "scep" and document.speaks_scep:
+        return Resolved(realm, profile, protocol, document.scep.profile, "rsa")
+    raise NotFound("protocol_not_served", "This protocol is not served here.")
 
 
 def _unknown() -> NotFound:

@@ -21,12 +21,14 @@ from ca_core.records.query import Query
 from ca_core.records.schema import audit, certificate
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
-from ca_core.registration.attempts import Attempts, attempt_row
+from ca_core.registration.attempts import Attempts, attempt_row, transaction_details
 from ca_core.registration.issued import Decision, issued_unit
+from ca_core.registration.poll import poll_transaction
 from ca_core.registration.profile import check_asked, choose_issuer, choose_profile, make_plan
 from ca_core.registration.realm import Realms, Resolved
 from ca_core.registration.requester import BLOCKED_KEY, authenticate
 from ca_core.registration.retransmission import asked_before, request_key, served_by
+from ca_core.registration.tolerances import tolerance_steps
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 5
@@ -40,6 +42,17 @@ _OTHERS_KEY = (
         _c.realm_id == bindparam("realm_id"),
         _c.spki_sha256 == bindparam("spki_sha256"),
         (_c.device_id != bindparam("device_id")) | _c.device_id.is_(None),
+    )
+    .limit(1)
+)
+_TRANSACTED = Query(
+    select(_c.id)
+    .where(
+        _c.realm_id == bindparam("realm_id"),
+        _c.transaction_id == bindparam("transaction_id"),
+        _c.device_id == bindparam("device_id"),
+        _c.spki_sha256 != bindparam("spki_sha256"),
+        _c.issued_at > bindparam("since"),
     )
     .limit(1)
 )
@@ -106,6 +119,29 @@ class Registration:
             exc.recorded = True
             raise
 
+    async def poll(self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call) -> Issued | Refused:
+        """The certificate of a transaction that is over, for the key (SHA-256) that began it."""
+        try:
+            device, issued = await poll_transaction(
+                self._store, resolved.realm, transaction_id, signer_key, self._clock()
+            )
+        except Refusal as refusal:
+            self.refused(refusal, call, resolved)
+            return Refused(refusal)
+        at = to_ms(self._clock())
+        detail = "the transaction's certificate, asked for again"
+        row = attempt_row(
+            call,
+            at,
+            realm_id=resolved.realm.id,
+            device_id=device.id,
+            outcome="issued",
+            detail=detail,
+            serial=format_serial(issued.serial),
+        )
+        self._attempts.record(row, at)
+        return issued
+
     def refused(
         self,
         refusal: Refusal,
@@ -129,10 +165,11 @@ class Registration:
             key=csr.key if csr else None,
             signature_hash=csr.signature_hash if csr else None,
         )
+        steps = tuple(tolerance_steps(realm.id, call, at)) if realm is not None else ()
         events: tuple[AuditEvent, ...] = ()
         if who is not None and realm is not None and self._is_news(who[0], refusal.code):
             events = (_refused_event(refusal, call, realm.name, who[1], requester),)
-        self._attempts.record(row, at, events)
+        self._attempts.record(row, at, events, steps)
 
     def failed(
         self,
@@ -171,9 +208,9 @@ class Registration:
         # (1) What may it have? Refusals leave here.
         profile = choose_profile(resolved, requester.device)
         dropped = check_asked(profile, requester, csr, operation)
-        await self._check_facts(now, requester, csr)
+        await self._check_facts(now, requester, csr, call, document.retry)
         # (2) Was it asked before?
-        key = request_key(resolved, profile.name, operation, requester, csr)
+        key = request_key(resolved, profile.name, operation, requester, csr, call.transaction_id)
         # A renewal is keyed by the certificate that it renews, so it is the same one however late it comes.
         retry_since = 0 if requester.certificate else to_ms(now - document.retry)
         if requester.secret is None:
@@ -195,7 +232,9 @@ class Registration:
         # (5) Only now may it leave.
         return Issued(signed.der, signed.serial)
 
-    async def _check_facts(self, now: dt.datetime, requester: Requester, csr: ParsedCsr) -> None:
+    async def _check_facts(
+        self, now: dt.datetime, requester: Requester, csr: ParsedCsr, call: Call, retry: dt.timedelta
+    ) -> None:
         row = await self._store.first(
             _FACTS, spki_sha256=csr.spki_sha256, realm_id=requester.realm_id, device_id=requester.device.id
         )
@@ -206,6 +245,15 @@ class Registration:
             raise BadKey("key_blocked", "The key is blocked.")
         if others_certificate is not None:
             raise BadKey("key_of_other_device", "The key belongs to another device.")
+        if call.transaction_id is not None and await self._store.first(
+            _TRANSACTED,
+            realm_id=requester.realm_id,
+            transaction_id=call.transaction_id,
+            device_id=requester.device.id,
+            spki_sha256=csr.spki_sha256,
+            since=to_ms(now - retry),
+        ):
+            raise NotAuthorized("transaction_of_other_key", "The transaction was one for another key.")
 
     def _record_again(
         self, resolved: Resolved, requester: Requester, csr: ParsedCsr, call: Call, before: Issued
@@ -256,5 +304,6 @@ def _refused_event(refusal: Refusal, call: Call, realm: str, device: str, reques
             "means": requester.means.value if requester else None,
             "operation": call.operation,
             "source": call.source,
+            **transaction_details(call),
         },
     )

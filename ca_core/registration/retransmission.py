@@ -49,8 +49,15 @@ _SERVED = Query(
 )
 
 
-def request_key(resolved: Resolved, profile: str, operation: Operation, requester: Requester, csr: ParsedCsr) -> bytes:
-    """What makes two requests the same one: realm and version, profile, operation, credential, key and names."""
+def request_key(
+    resolved: Resolved,
+    profile: str,
+    operation: Operation,
+    requester: Requester,
+    csr: ParsedCsr,
+    transaction_id: str | None = None,
+) -> bytes:
+    """What makes two requests the same: realm and version, profile, operation, credential, key, names, transaction."""
     parts = (
         str(resolved.realm.id).encode(),
         str(resolved.realm.version).encode(),
@@ -59,6 +66,7 @@ def request_key(resolved: Resolved, profile: str, operation: Operation, requeste
         requester.credential,
         csr.spki_sha256,
         csr.names_hash,
+        *([transaction_id.encode()] if transaction_id is not None else ()),
     )
     return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
 

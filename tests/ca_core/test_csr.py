@@ -60,7 +60,8 @@ SENTENCES: list[tuple[type[Refusal], str, str]] = [
       "cn-zero-width-space cn-line-separator organization-with-newline")),
     (MalformedRequest, "The CSR's subject can't be read.", "cn-not-utf8 cn-integer cn-bit-string empty-rdn"),
     (MalformedRequest, "The CSR's subject has two common names (CN).", "two-cns"),
-    (MalformedRequest, "The CSR's subject has two values in one RDN.", "two-cns-in-one-rdn multi-valued-rdn"),
+    (MalformedRequest, "The CSR's common name (CN) shares its RDN with another value.",
+     "two-cns-in-one-rdn multi-valued-rdn"),
     (MalformedRequest, "A dNSName in the CSR is not a host name.",
      ("dns-with-nul dns-with-newline dns-with-escape dns-not-ascii dns-right-to-left dns-star dns-wildcard "
       "dns-embedded-space dns-empty dns-empty-label dns-trailing-dot dns-leading-hyphen dns-label-of-64 dns-of-255 "

@@ -21,6 +21,7 @@ class Core:
         self.leases = SimpleNamespace(hold=self._hold)
         self.crls = SimpleNamespace(publish=self._publish)
         self.server_certificates = SimpleNamespace(ensure=self._ensure, refresh=self._refresh)
+        self.ra_certificates = SimpleNamespace(ensure=self._ensure_ra, refresh=self._refresh_ra)
 
     async def _current(self) -> dict[str, Any]:
         return {"default": SimpleNamespace(id=1, version=self.version)}
@@ -47,6 +48,12 @@ class Core:
     async def _refresh(self) -> None:
         self._do("refresh")
 
+    async def _ensure_ra(self) -> None:
+        self._do("ensure RA")
+
+    async def _refresh_ra(self) -> None:
+        self._do("refresh RA")
+
 
 class Clock:
     """Stands still until it is moved."""
@@ -65,8 +72,8 @@ def chores(core: Core, clock: Clock, refusals: RefusalLog | None = None) -> Chor
 @pytest.mark.parametrize(
     ("holds", "done"),
     [
-        pytest.param(True, ["hold", "publish", "ensure"], id="holder"),
-        pytest.param(False, ["hold", "refresh"], id="another-holds"),
+        pytest.param(True, ["hold", "publish", "ensure", "ensure RA"], id="holder"),
+        pytest.param(False, ["hold", "refresh", "refresh RA"], id="another-holds"),
     ],
 )
 async def test_who_holds_the_lease_makes_and_the_others_reread(holds: bool, done: list[str]) -> None:
@@ -108,7 +115,7 @@ async def test_when_the_holder_is_gone_another_takes_over() -> None:
     core.holds = True
     clock.now += 4
     await worker.round()
-    assert core.done == ["hold", "refresh", "hold", "publish", "ensure"]
+    assert core.done == ["hold", "refresh", "refresh RA", "hold", "publish", "ensure", "ensure RA"]
 
 
 async def test_a_chore_that_fails_stops_no_other_and_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
@@ -124,7 +131,7 @@ async def test_a_chore_that_fails_stops_no_other_and_is_told_once_a_minute(caplo
 async def test_a_store_that_gives_no_lease_is_no_reason_to_act() -> None:
     core = Core(broken="hold")
     await chores(core, Clock()).round()
-    assert core.done == ["hold", "refresh"]
+    assert core.done == ["hold", "refresh", "refresh RA"]
 
 
 @pytest.mark.parametrize("holds", [pytest.param(True, id="holder"), pytest.param(False, id="another-holds")])

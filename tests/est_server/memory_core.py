@@ -23,9 +23,8 @@ WRONG = "The credentials are not valid."
 
 
 def resolved(name: str, binding: Literal["optional", "required"] = "optional") -> Resolved:
-    return Resolved(
-        Realm(1, name, "active", 1, RealmDocument(name=name, est=EstDocument(channel_binding=binding))), None
-    )
+    document = RealmDocument(name=name, est=EstDocument(channel_binding=binding))
+    return Resolved(Realm(1, name, "active", 1, document), None, "est", "device", None)
 
 
 @dataclass

@@ -68,7 +68,7 @@ def issued() -> bytes:
 
 async def success(made: Request, *, weak: bool = False) -> bytes:
     request = open_request(made.encode())
-    algorithms = choose_algorithms(request, weak=weak)
+    algorithms = choose_algorithms(request, allow_sha1=weak, allow_3des=weak)
     message = encode_certs_only([issued(), ra_certificate()])
     return await write_success(request, message, algorithms=algorithms, signer=Ra(), now=NOW)
 
@@ -237,11 +237,10 @@ def test_an_answer_that_could_not_be_sealed_is_refused_before_anything_is_issued
     curve = Request(key=ec_key(), signature_oid=ECDSA["sha256"], signature_parameters=b"")
     with pytest.raises(BadAlg) as refused:
         choose_algorithms(open_request(curve.encode()))
-    assert (refused.value.code, refused.value.transaction) == ("scep_reply_needs_rsa", Transaction("5C3A", b"n" * 16))
+    assert refused.value.code == "scep_reply_needs_rsa"
     unknown = Request(envelope=Envelope(cipher_oid="1.2.840.113549.3.2"))
-    with pytest.raises(BadAlg, match="cipher") as refused:
+    with pytest.raises(BadAlg, match="cipher"):
         choose_algorithms(open_request(unknown.encode()))
-    assert refused.value.transaction == Transaction("5C3A", b"n" * 16)
     choose_algorithms(open_request(Request().encode()))
 
 

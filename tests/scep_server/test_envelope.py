@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from ca_core.authority.keys import SoftwareUnwrapper
+from ca_core.authority.keys import SoftwareRaKey
+from ca_core.errors import Refusal
 from scep_server.algorithms import RSA_MIN_BITS
 from scep_server.cms import read_certificate, read_enveloped
 from scep_server.cms_values import Enveloped
 from scep_server.envelope import Recipient, open_envelope
-from scep_server.errors import BadAlg, BadMessageCheck, BadRequest, ScepRefusal
+from scep_server.errors import BadAlg, BadMessageCheck, BadRequest
 from tests.scep_server.client import (
     CIPHERS,
     CSR,
@@ -28,7 +29,7 @@ from tests.scep_server.tools import needs_openssl, openssl, pem
 
 
 class Unwrapper:
-    """As `ca_core.authority.keys.SoftwareUnwrapper`, and counts."""
+    """As `ca_core.authority.keys.SoftwareRaKey`, and counts."""
 
     def __init__(self, key: rsa.RSAPrivateKey) -> None:
         self.key = key
@@ -94,7 +95,7 @@ def _replace_last(made: bytes, start: int, last: bytes) -> bytes:
 
 
 async def test_the_unwrapper_of_the_core_is_one() -> None:
-    ours = Recipient(read_certificate(ra_certificate()), SoftwareUnwrapper(ra_key()))
+    ours = Recipient(read_certificate(ra_certificate()), SoftwareRaKey(ra_key()))
     assert await open_envelope(read_enveloped(Envelope().encode()), [ours]) == CSR
 
 
@@ -135,10 +136,10 @@ async def test_the_recipient_that_is_ours_is_found_among_others() -> None:
     ],
 )
 async def test_what_anybody_can_see_is_refused_before_the_key_is_used(
-    kind: type[ScepRefusal], code: str, made: Envelope
+    kind: type[Refusal], code: str, made: Envelope
 ) -> None:
     unwrapper = Unwrapper(ra_key())
-    with pytest.raises(ScepRefusal) as refused:
+    with pytest.raises(Refusal) as refused:
         await open_envelope(read_enveloped(made.encode()), [Recipient(read_certificate(ra_certificate()), unwrapper)])
     assert (type(refused.value), refused.value.code, unwrapper.calls) == (kind, code, 0)
 

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
+from ca_core.codes import CODES
+from ca_core.errors import Refusal
 from scep_server.ber import to_der
 from scep_server.cms import read_certificate, read_enveloped
 from scep_server.envelope import Recipient, open_envelope
-from scep_server.errors import CODES, ScepRefusal
 from scep_server.message import open_request
 from tests.scep_server.client import Envelope, Request, ra_certificate, ra_key, to_ber
 from tests.scep_server.test_envelope import Unwrapper
@@ -54,7 +55,7 @@ def test_a_changed_message_meets_declared_refusals_only(form: str) -> None:
         try:
             open_request(data)
             seen.add("read")  # a change of what nobody signs: an unused certificate, the signature's own header
-        except ScepRefusal as refusal:
+        except Refusal as refusal:
             seen.add(refusal.code)
         assert time.monotonic() - began < 1
     assert {"scep_not_cms", "scep_digest_mismatch", "scep_signature_bad"} <= seen <= {"read", *CODES}
@@ -77,7 +78,7 @@ def test_a_changed_envelope_meets_declared_refusals_only() -> None:
                 continue
             try:
                 await open_envelope(envelope, [ra], read_des=True)
-            except ScepRefusal as refusal:
+            except Refusal as refusal:
                 seen.add(refusal.code)
         return seen
 

@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 
+from ca_core.errors import Refusal
 from scep_server.ber import MAX_DEPTH, to_der
-from scep_server.errors import BadAlg, BadMessageCheck, BadRequest, Failure, ScepRefusal, Unusable
+from scep_server.errors import BadAlg, BadMessageCheck, BadRequest, Failure, Unusable
 from scep_server.message import MAX_MESSAGE, MessageType, open_request
 from tests.scep_server.client import (
     CHALLENGE,
@@ -182,7 +183,7 @@ def test_a_signer_named_by_the_hash_of_a_key_without_identifier_is_found() -> No
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 # Each beside the request that differs in nothing else and is read: `Request()`, or what stands third.
-BAD: dict[str, tuple[type[ScepRefusal], str, Request]] = {
+BAD: dict[str, tuple[type[Refusal], str, Request]] = {
     "two-signers": (Unusable, "scep_signer_count", Request(signers=2)),
     "three-signers": (Unusable, "scep_not_cms", Request(signers=3)),
     "no-signer": (Unusable, "scep_signer_count", Request(signers=0)),
@@ -267,8 +268,8 @@ BAD: dict[str, tuple[type[ScepRefusal], str, Request]] = {
 
 
 @pytest.mark.parametrize(("kind", "code", "made"), [pytest.param(*case, id=key) for key, case in BAD.items()])
-def test_a_bad_message_is_refused_for_its_reason(kind: type[ScepRefusal], code: str, made: Request) -> None:
-    with pytest.raises(ScepRefusal) as refused:
+def test_a_bad_message_is_refused_for_its_reason(kind: type[Refusal], code: str, made: Request) -> None:
+    with pytest.raises(Refusal) as refused:
         open_request(made.encode())
     assert (type(refused.value), refused.value.code) == (kind, code)
     if isinstance(refused.value, Failure):

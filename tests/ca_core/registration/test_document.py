@@ -15,6 +15,7 @@ from ca_core.registration.document import (
     EstDocument,
     ProfileDocument,
     RealmDocument,
+    ScepDocument,
     TrustDocument,
     default_document,
     from_json,
@@ -36,6 +37,9 @@ FULL = RealmDocument(
     retry_window="2h",
     secret_lifetime="30d",
     est=EstDocument(profile="gold", channel_binding="required"),
+    scep=ScepDocument(
+        enabled=False, profile="gold", answer_chain=True, read_des=True, allow_3des=False, allow_sha1=False
+    ),
     profiles={
         "gold": ProfileDocument(
             issuer="rsa", validity="1d", extended_key_usages=("clientAuth", "ipsecIKE"), rekey="required"
@@ -149,6 +153,16 @@ FAULTS = {
     "ocsp-signing": ('"ipsecIKE"', '"OCSPSigning"', "'OCSPSigning' is not known"),
     "profile-name": ("[profiles.iron]", "[profiles.Iron]", "profiles.Iron: 'Iron' can't be the name of a profile"),
     "reserved-profile": ("[profiles.iron]", "[profiles.simpleenroll]", "profiles.simpleenroll: "),
+    "scep-profile": (
+        'enabled = false\nprofile = "gold"',
+        'profile = "lead"',
+        "scep.profile: no profile 'lead' (have: gold, iron)",
+    ),
+    "scep-issuer": (
+        'enabled = false\nprofile = "gold"',
+        'profile = "iron"',
+        "scep.profile: 'iron' is not under the rsa issuer, and stock SCEP clients know nothing but RSA",
+    ),
     "est-profile": ('profile = "gold"', 'profile = "lead"', "est.profile: no profile 'lead' (have: gold, iron)"),
     "trust-name-empty": ('name = "b"', 'name = ""', "trust[1].name: "),
     "trust-name-long": ('name = "b"', f'name = "{"b" * 65}"', "trust[1].name: "),
@@ -444,7 +458,7 @@ async def test_a_label_and_a_host_name_a_realm(
         pytest.param("est", "d\u0435fault", None, "realm_unknown", id="cyrillic"),
         pytest.param("est", "default", OTHER_HOST, "realm_not_here", id="another-realm-on-a-realm's-host"),
         pytest.param("est", "nowhere", OTHER_HOST, "realm_unknown", id="unknown-on-a-realm's-host"),
-        pytest.param("scep", None, None, "realm_unknown", id="a-protocol-that-is-not-served"),
+        pytest.param("cmp", None, None, "protocol_not_served", id="a-protocol-that-is-not-spoken"),
     ],
 )
 async def test_nothing_falls_back_to_another_realm(

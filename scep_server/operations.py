@@ -1,0 +1,358 @@
+"""The SCEP operations: what is published, and from a pkiMessage to a CertRep.
+
+A PKCSReq or RenewalReq passes, in this order: the message and its signature, what the realm's tolerances say of its
+algorithms, whether an answer could be sealed, the envelope, the CSR, who asks, and then the core, which decides. What
+fails once the transaction is known is answered with a CertRep FAILURE that says nothing but its failInfo.
+
+How the envelope failed is told to nobody (RFC 3218), nor is what the CSR in it lacks, unless it is signed by its own
+key: whoever bends somebody else's envelope would read its content off the difference.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+
+from ca_core.csr import ParsedCsr
+from ca_core.errors import InternalError, NotFound, Refusal
+from ca_core.model import Call, Evidence, Issued, Operation, Pending, RaKey, Refused, Requester
+from ca_core.public_key import encode_spki, spki_sha256
+from ca_core.registration.document import ScepDocument
+from ca_core.registration.realm import Resolved
+from scep_server.algorithms import Digest, load_signer_key
+from scep_server.answer import CA_CERT_CHAIN, PKI_MESSAGE, RA_CERT, Answer
+from scep_server.certrep import (
+    ReplyAlgorithms,
+    choose_algorithms,
+    encode_certs_only,
+    reply_digest,
+    write_failure,
+    write_pending,
+    write_success,
+)
+from scep_server.cms import read_certificate
+from scep_server.cms_values import Certificate
+from scep_server.envelope import Cipher, Recipient, cipher_of, open_envelope
+from scep_server.errors import BadAlg, BadMessageCheck, BadRequest, Failure, Transaction, fail_info
+from scep_server.message import MessageType, PkiMessage, open_request
+
+__all__ = ["Core", "Exchange", "Ra", "capabilities", "get_ca_caps", "get_ca_cert", "get_next_ca_cert", "pki_operation"]
+
+MAX_CHAIN = 10
+
+
+class Ra(Protocol):
+    """A realm's RA, as `ca_core.registration.ra.RaIdentity`."""
+
+    @property
+    def certificate(self) -> bytes:
+        """What clients encrypt to."""
+        ...
+
+    @property
+    def earlier(self) -> Sequence[bytes]:
+        """What they encrypted to before."""
+        ...
+
+    @property
+    def issuers(self) -> Sequence[bytes]:
+        """The CA certificates above it."""
+        ...
+
+    @property
+    def key(self) -> RaKey:
+        """The key of them all."""
+        ...
+
+
+class Realms(Protocol):
+    """Finds the realm that a label means."""
+
+    async def resolve(self, protocol: str, label: str | None, server_name: str | None) -> Resolved:
+        """Raises `NotFound`."""
+        ...
+
+
+class Registration(Protocol):
+    """The RA, which decides."""
+
+    async def authenticate(self, resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Requester:
+        """Who is asking."""
+        ...
+
+    async def enroll(
+        self, resolved: Resolved, requester: Requester, csr: ParsedCsr, operation: Operation, call: Call
+    ) -> Issued | Pending | Refused:
+        """Decide, sign and record."""
+        ...
+
+    async def poll(self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call) -> Issued | Refused:
+        """What became of a transaction."""
+        ...
+
+    def refused(self, refusal: Refusal, call: Call, resolved: Resolved | None, *, csr: ParsedCsr | None = None) -> None:
+        """Record a refusal."""
+        ...
+
+    def failed(self, call: Call, resolved: Resolved | None, reason: str) -> None:
+        """Record a fault of our own."""
+        ...
+
+
+class Core(Protocol):
+    """What SCEP needs of the core."""
+
+    @property
+    def realms(self) -> Realms:
+        """The realms."""
+        ...
+
+    @property
+    def registration(self) -> Registration:
+        """The RA's decisions."""
+        ...
+
+    async def ra(self, resolved: Resolved) -> Ra:
+        """The RA's certificate and key. Raises `InternalError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request to a known realm."""
+
+    core: Core
+    resolved: Resolved
+    call: Call
+    clock: Callable[[], dt.datetime] = field(repr=False)
+
+    @property
+    def scep(self) -> ScepDocument:
+        """How the realm speaks SCEP."""
+        return self.resolved.realm.document.scep
+
+
+# --- what is published -----------------------------------------------------------------------------------------------
+
+
+def capabilities(exchange: Exchange) -> list[str]:
+    """The keywords of RFC 8894 3.5.2 for what is really on."""
+    found = ["AES"]
+    if exchange.scep.allow_3des:
+        found.append("DES3")
+    found.append("POSTPKIOperation")
+    if exchange.resolved.realm.document.admission.own_certificate:
+        found.append("Renewal")
+    if exchange.scep.allow_sha1:
+        found.append("SHA-1")
+    # SHA-384 is none of the RFC's words, but strongSwan 5.9.8 mixes its flag up with that of AES.
+    return [*found, "SHA-256", "SHA-384", "SHA-512", "SCEPStandard"]
+
+
+async def get_ca_caps(exchange: Exchange) -> Answer:
+    """GetCACaps (RFC 8894 3.5)."""
+    # Without a charset: old clients compare the whole header.
+    return Answer(200, "".join(f"{word}\n" for word in capabilities(exchange)).encode(), "text/plain")
+
+
+async def get_ca_cert(exchange: Exchange) -> Answer:
+    """GetCACert (RFC 8894 4.2): the RA first, then what is above it, all RSA, for stock clients know nothing else."""
+    return await _ca_certificates(exchange, RA_CERT)
+
+
+async def get_ca_cert_chain(exchange: Exchange) -> Answer:
+    """GetCACertChain of the drafts: the same certificates."""
+    return await _ca_certificates(exchange, CA_CERT_CHAIN)
+
+
+async def get_next_ca_cert(exchange: Exchange) -> Answer:  # noqa: ARG001  # an operation, like the others
+    """GetNextCACert (RFC 8894 4.7): there is none, and GetCACaps does not promise one."""
+    raise NotFound("scep_no_next_ca", "There is no next CA certificate.")
+
+
+async def _ca_certificates(exchange: Exchange, content_type: str) -> Answer:
+    ra = await exchange.core.ra(exchange.resolved)
+    return Answer(200, _bundle((ra.certificate, *ra.issuers)), content_type)
+
+
+@lru_cache(maxsize=64)
+def _bundle(certificates: tuple[bytes, ...]) -> bytes:
+    return encode_certs_only(certificates)
+
+
+# --- PKIOperation ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """The RA at work: who opens requests and signs answers, and for whom."""
+
+    exchange: Exchange
+    ra: Ra
+    certificate: Certificate
+
+    async def sign(self, data: bytes, digest: Digest) -> bytes:
+        """For `ReplySigner`."""
+        return await self.ra.key.sign(data, digest)
+
+    @property
+    def recipients(self) -> list[Recipient]:
+        """What a request may be encrypted to."""
+        return [Recipient(_certificate(der), self.ra.key) for der in (self.ra.certificate, *self.ra.earlier)]
+
+
+_NAMES = {
+    MessageType.RENEWAL_REQ: "RenewalReq",
+    MessageType.PKCS_REQ: "PKCSReq",
+    MessageType.CERT_POLL: "CertPoll",
+    MessageType.GET_CERT: "GetCert",
+    MessageType.GET_CRL: "GetCRL",
+}
+
+
+async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
+    """PKIOperation: a CertRep. Raises `Unusable` where there is no transaction that it could be of."""
+    ra = await exchange.core.ra(exchange.resolved)
+    desk = _Desk(exchange, ra, _certificate(ra.certificate))
+    call, request, csr = exchange.call, None, None
+    try:
+        request = open_request(data)
+        call = replace(
+            call,
+            operation=_NAMES[request.message_type],
+            transaction_id=request.transaction.transaction_id,
+            tolerances=_tolerances(request, exchange.scep),
+        )
+        algorithms = choose_algorithms(
+            request, allow_sha1=exchange.scep.allow_sha1, allow_3des=exchange.scep.allow_3des
+        )
+        match request.message_type:
+            case MessageType.PKCS_REQ | MessageType.RENEWAL_REQ:
+                csr = await _open_csr(desk, request)
+                outcome = await _enroll(exchange, request, csr, call)
+            case MessageType.CERT_POLL:
+                key = spki_sha256(request.key)
+                outcome = await exchange.core.registration.poll(
+                    exchange.resolved, request.transaction.transaction_id, key, call
+                )
+            case _:
+                raise BadRequest("scep_not_served", "Certificates and CRLs are fetched over plain HTTP.")
+        return await _outcome_answer(desk, request, algorithms, outcome, call)
+    except Refusal as refusal:
+        if request is not None:
+            transaction = request.transaction
+        elif isinstance(refusal, Failure) and refusal.transaction is not None:
+            transaction = refusal.transaction
+        else:
+            raise
+        call = replace(call, transaction_id=transaction.transaction_id)
+        exchange.core.registration.refused(refusal, call, exchange.resolved, csr=csr)
+        return await _refusal_answer(desk, transaction, refusal, request, call)
+    except InternalError as error:
+        if not error.recorded:
+            exchange.core.registration.failed(call, exchange.resolved, str(error))
+            error.recorded = True
+        raise
+
+
+def _tolerances(request: PkiMessage, scep: ScepDocument) -> tuple[str, ...]:
+    """The tolerances that it takes to read the request. Raises `BadAlg` for one that the realm does not have."""
+    found: list[str] = []
+    if isinstance(request.digest, hashes.SHA1):
+        if not scep.allow_sha1:
+            raise BadAlg("scep_sha1_not_allowed", "The message is signed with SHA-1, which is not allowed here.")
+        found.append("scep.allow_sha1")
+    cipher = cipher_of(request.envelope)
+    if cipher is Cipher.TRIPLE_DES:
+        if not scep.allow_3des:
+            raise BadAlg("scep_3des_not_allowed", "The envelope is encrypted with 3DES, which is not allowed here.")
+        found.append("scep.allow_3des")
+    if cipher is Cipher.DES and scep.read_des:
+        found.append("scep.read_des")
+    return tuple(found)
+
+
+async def _open_csr(desk: _Desk, request: PkiMessage) -> ParsedCsr:
+    scep = desk.exchange.scep
+    plain = await open_envelope(request.envelope, desk.recipients, read_des=scep.read_des)
+    try:
+        return ParsedCsr.parse(plain, allow_sha1=scep.allow_sha1)
+    except Refusal as refusal:
+        if refusal.code == "csr_signature_weak" or _proves_itself(plain):
+            raise
+        raise BadMessageCheck(
+            refusal.code, "The envelope does not hold a CSR that its key has signed.", detail=refusal.detail
+        ) from refusal
+
+
+def _proves_itself(plain: bytes) -> bool:
+    """Whether it is a CSR whose own key has signed it, whatever else is wrong with it."""
+    try:
+        csr = x509.load_der_x509_csr(plain)
+        key = csr.public_key()
+        load_signer_key(encode_spki(key))  # type: ignore[arg-type]  # any key; this refuses what costs too much
+        return csr.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm, Failure):
+        return False
+
+
+async def _enroll(exchange: Exchange, request: PkiMessage, csr: ParsedCsr, call: Call) -> Issued | Pending | Refused:
+    registration, resolved = exchange.core.registration, exchange.resolved
+    requester = await registration.authenticate(resolved, _evidence(request, csr), csr)
+    operation = Operation.RENEW if request.message_type is MessageType.RENEWAL_REQ else Operation.ENROLL
+    return await registration.enroll(resolved, requester, csr, operation, call)
+
+
+def _evidence(request: PkiMessage, csr: ParsedCsr) -> Evidence:
+    """What the signer's certificate and the challenge could prove. Raises `BadRequest`.
+
+    A challenge counts only for the key that signs the message, lest somebody in between signs it anew and has the
+    answer for himself.
+    """
+    holds_key = encode_spki(request.key) == csr.spki
+    signer = request.signer
+    if signer.is_self_issued and not holds_key:
+        raise BadRequest("scep_signer_not_csr_key", "The message is not signed with the key of its CSR.")
+    secret = csr.challenge_password or None
+    is_exposed = cipher_of(request.envelope) is Cipher.DES or request.exposed_challenge is not None
+    others = [der for der in request.certificates if der != signer.der]
+    # "The SCEP CA MUST NOT attempt to authenticate a client based on a self-signed certificate" -- RFC 8894 2.4
+    chain = () if signer.is_self_issued else (signer.der, *others[: MAX_CHAIN - 1])
+    return Evidence(chain, None, secret if holds_key else None, is_exposed=is_exposed)
+
+
+async def _outcome_answer(
+    desk: _Desk, request: PkiMessage, algorithms: ReplyAlgorithms, outcome: Issued | Pending | Refused, call: Call
+) -> Answer:
+    now = desk.exchange.clock()
+    if isinstance(outcome, Refused):
+        return await _refusal_answer(desk, request.transaction, outcome.refusal, request, call)
+    if isinstance(outcome, Pending):
+        body = await write_pending(request.transaction, signer=desk, now=now, digest=algorithms.digest)
+        return Answer(200, body, PKI_MESSAGE, call=call)
+    certificates = [outcome.certificate]
+    if desk.exchange.scep.answer_chain:
+        certificates += desk.ra.issuers
+    body = await write_success(request, encode_certs_only(certificates), algorithms=algorithms, signer=desk, now=now)
+    return Answer(200, body, PKI_MESSAGE, call=call)
+
+
+async def _refusal_answer(
+    desk: _Desk, transaction: Transaction, refusal: Refusal, request: PkiMessage | None, call: Call
+) -> Answer:
+    """A FAILURE. Its text is the same for all: what more there is to say, the operator finds under the request id."""
+    digest = reply_digest(request.digest, allow_sha1=desk.exchange.scep.allow_sha1) if request else None
+    text = f"The request is refused; the server's log says why, under the request id {call.request_id}."
+    now = desk.exchange.clock()
+    body = await write_failure(transaction, fail_info(refusal), text, signer=desk, now=now, digest=digest)
+    return Answer(200, body, PKI_MESSAGE, code=refusal.code, call=call, is_failure=True)
+
+
+@lru_cache(maxsize=256)
+def _certificate(der: bytes) -> Certificate:
+    return read_certificate(der)
