@@ -24,6 +24,13 @@ def text(started: Started, directory: str, command: Callable[[str], str]) -> str
             "DEMO: this server has no name yet. Its certificate covers this machine only, and issued certificates end\n"
             f"after 7 days. When it has a name in DNS, put it into {directory}/{FILE_NAME} and start again."
         )
+    if started.reads_des and state.http:
+        named = ", ".join(started.reads_des)
+        parts.append(
+            f"LEGACY: SCEP requests in single DES are read (realms: {named}). Some stock clients send nothing else,\n"
+            "and whoever records such a request can find out its secret. 'enrolld status' counts them; when none of\n"
+            "your devices needs it, set 'read_des = false' under [scep] with 'realm export' and 'realm apply'."
+        )
     if state.https:
         parts.append(_first_certificate(state, started.free_device, command))
     return "\n\n".join(parts) + "\n"
@@ -36,6 +43,7 @@ def colons(fingerprint: str) -> str:
 
 def _where(state: RunState) -> str:
     lines = [("EST", f"{_base(state, 'https')}/.well-known/est")] if state.https else []
+    lines += [("SCEP", f"{_base(state, 'http')}/scep")] if state.http else []
     lines += [("CRL, CA certificates", f"{_base(state, 'http')}/pki/")] if state.http else []
     lines += [("health", f"{url}/readyz") for url in state.admin]
     lines += [("realm", state.realm), ("its root, SHA-256", colons(state.ca_fingerprint_sha256))]

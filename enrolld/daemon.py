@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -47,6 +48,7 @@ class Started(msgspec.Struct, frozen=True):
     state: RunState
     unlock_key: Path | None
     free_device: str
+    reads_des: tuple[str, ...]
 
 
 def make(node: Node) -> Made:
@@ -63,7 +65,7 @@ def make(node: Node) -> Made:
         port = next((address.port for address in node.http if address.port), None)
         key, path = _unlock_key(node, new=True)
         config = _config(node, key, node.public_url(port), "init")
-        fingerprint, _ = asyncio.run(_prepare(node, config, (), new=True))
+        fingerprint = asyncio.run(_prepare(node, config, (), new=True)).fingerprint
     finally:
         os.close(lock)
     return Made(
@@ -94,7 +96,7 @@ def serve(node: Node, announce: Callable[[Started], None]) -> None:
         key, path = _unlock_key(node, new=new)
         config = _config(node, key, public_url, "supervisor")
         names = _server_names(node, bound)
-        fingerprint, free = asyncio.run(_prepare(node, config, names, new=new))  # (3)
+        prepared = asyncio.run(_prepare(node, config, names, new=new))  # (3)
         state = RunState(
             pid=os.getpid(),
             version=version(),
@@ -107,13 +109,13 @@ def serve(node: Node, announce: Callable[[Started], None]) -> None:
             demo=node.demo,
             public_url=public_url,
             realm=DEFAULT_REALM,
-            ca_fingerprint_sha256=fingerprint,
+            ca_fingerprint_sha256=prepared.fingerprint,
         )
 
         def ready() -> None:
             running.publish(node.dir, state)
             with contextlib.suppress(BrokenPipeError):  # nobody reads the first lines: no reason to stop serving
-                announce(Started(state, path, free))
+                announce(Started(state, path, prepared.free_device, prepared.reads_des))
 
         supervisor = Supervisor(_worker_settings(node, state, names, key), node.workers)
         asyncio.run(supervisor.run(bound, ready, lambda: running.withdraw(node.dir)))
@@ -161,8 +163,16 @@ def _server_names(node: Node, bound: list[tuple[str, socket.socket]]) -> tuple[s
     return tuple(dict.fromkeys(names))
 
 
-async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, new: bool) -> tuple[str, str]:
-    """Open or make the CA and what it must have to serve `names`: the root's fingerprint, and a free device name."""
+class _Prepared(NamedTuple):
+    """What the first lines on the screen say of the CA."""
+
+    fingerprint: str
+    free_device: str
+    reads_des: tuple[str, ...]
+
+
+async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, new: bool) -> _Prepared:
+    """Open or make the CA, and what it must have to serve `names`."""
     core = await Core.create(config) if new else Core.open(config)
     try:
         if DEFAULT_REALM not in await core.realms.current():  # a first start that was interrupted
@@ -175,7 +185,9 @@ async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, ne
             await core.ra_certificates.ensure()
             await core.crls.publish(only_due=True)
         root = (await core.issuers.export(DEFAULT_REALM))[0]
-        return hashlib.sha256(root).hexdigest(), await _free_device(core)
+        realms = (await core.realms.current()).values()
+        reads_des = tuple(realm.name for realm in realms if realm.document.speaks_scep and realm.document.scep.read_des)
+        return _Prepared(hashlib.sha256(root).hexdigest(), await _free_device(core), reads_des)
     finally:
         core.close()
 

@@ -1,7 +1,9 @@
 """DIR/run: the lock that one daemon holds, and `serve.json`, which tells everybody where it listens."""
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from ca_core.authority.sealing import UnlockKey
     from ca_core.core import CoreConfig
 
-__all__ = ["Listener", "RunState", "core_config", "find", "lock", "publish", "withdraw"]
+__all__ = ["Listener", "RunState", "core_config", "find", "lock", "locked", "publish", "withdraw"]
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -40,6 +42,16 @@ class RunState(msgspec.Struct, frozen=True):
     public_url: str
     realm: str
     ca_fingerprint_sha256: str
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold that lock for a while, so that no daemon runs meanwhile. Raises `OperatorError`."""
+    descriptor = lock(directory)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def lock(directory: Path) -> int:

@@ -16,6 +16,8 @@ from ca_core.records.store import Hook, Store
 
 HEAD = "0002"
 """The revision of the schema that this version speaks."""
+EARLIER = ("0001",)
+"""Those that can be brought up to it."""
 
 _PREFIX = "sqlite:///"
 
@@ -44,10 +46,13 @@ def open_store(url: str, *, process: str, version: str, hook: Hook | None = None
         raise OperatorError("store_missing", f"there is no store at {path}", "make one with 'enrolld init'")
     found = _revision(path)
     if found != HEAD:
+        is_older = found in EARLIER
         raise OperatorError(
-            "store_revision",
+            "store_outdated" if is_older else "store_revision",
             f"the store is of revision {found or 'none'}, this version needs {HEAD}",
-            "use the version of enrolld that this store was made with",
+            "stop the daemon and run 'enrolld upgrade'"
+            if is_older
+            else "use the version of enrolld that this store was made with",
         )
     return SqliteStore(path, process=process, version=version, hook=hook)
 
@@ -70,6 +75,39 @@ def create_store(url: str) -> None:
             making.rename(path)
     except OSError as exc:
         raise OperatorError("store_unwritable", f"can't make {path}: {exc.strerror}", "choose another --dir") from exc
+
+
+def upgrade_store(url: str) -> tuple[str, Path | None]:
+    """Bring the store at `url` to this version's revision: the one that it had, and where it lies as it was before.
+
+    The copy is None when there was nothing to do. Raises `OperatorError`, `Unavailable`; the store is then as it was.
+    """
+    path = sqlite_path(url)
+    if not path.is_file():
+        raise OperatorError("store_missing", f"there is no store at {path}", "make one with 'enrolld init'")
+    found = _revision(path)
+    if found == HEAD:
+        return HEAD, None
+    if found not in EARLIER:
+        open_store(url, process="cli", version="").close()  # which says what is wrong
+    copy = path.with_name(f"{path.name}.{found}")
+    try:
+        os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        source, target = connect(path, read_only=True), sqlite3.connect(copy)
+        try:
+            source.backup(target)
+        finally:
+            source.close()
+            target.close()
+        _migrate(path)
+    except FileExistsError as exc:
+        raise OperatorError(
+            "copy_exists", f"there is a copy from an earlier upgrade at {copy}", "move it to another place"
+        ) from exc
+    except (OSError, sqlite3.Error) as exc:
+        copy.unlink(missing_ok=True)
+        raise Unavailable(f"can't copy the database {path}: {exc}") from exc
+    return str(found), copy
 
 
 def _revision(path: Path) -> str | None:

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("node", "Make the directory, its CA and the default realm."),
     "check": ("check", "Find what would not work, and say how to mend it."),
     "status": ("node", "Show whether the daemon runs, and what it holds."),
+    "upgrade": ("node", "Bring the store to this version of enrolld."),
     "realm": ("realm", "Device lines: add, list, show, export, apply."),
     "trust": ("trust", "Manufacturers whose devices a realm admits: add, list, remove."),
     "device": ("device", "Devices and their secrets: add, list, show, secret, why, suspend, resume."),
@@ -67,7 +68,7 @@ class LazyGroup(GroupWithGlobals):
 )
 @click.version_option(package_name="enrolld", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Certificates for devices: EST (RFC 7030) over a private CA.
+    """Certificates for devices: EST (RFC 7030) and SCEP (RFC 8894) over a private CA.
 
     Every command takes --dir, --store and --json, before or after its name. With --json the answer is one object, or
     for lists one object per line; a refusal is {"error", "message", "remedy"} and exit status 1.

@@ -1,4 +1,4 @@
-"""`enrolld serve`, `init` and `status`: this node."""
+"""`enrolld serve`, `init`, `status` and `upgrade`: this node."""
 
 import shlex
 import sys
@@ -29,8 +29,12 @@ def names(command: F) -> F:
 
 @click.command(cls=CommandWithGlobals)
 @click.option("--init", is_flag=True, help="Make the CA if there is none.")
-@click.option("--https", multiple=True, metavar="ADDR:PORT|off", help="Where EST is served [:8443]; repeatable.")
-@click.option("--http", multiple=True, metavar="ADDR:PORT|off", help="Where CRLs are served [:8080]; repeatable.")
+@click.option(
+    "--https", multiple=True, metavar="ADDR:PORT|off", help="Where EST and SCEP are served [:8443]; repeatable."
+)
+@click.option(
+    "--http", multiple=True, metavar="ADDR:PORT|off", help="Where SCEP and CRLs are served [:8080]; repeatable."
+)
 @click.option("--admin", multiple=True, metavar="ADDR:PORT|off", help="Where health is served [127.0.0.1:8081].")
 @names
 @click.option("--workers", type=int, metavar="N", help="How many worker processes [1].")
@@ -111,11 +115,40 @@ def status(session: Session) -> None:
         ("devices", lambda row: _counts(row["devices"])),
         ("certificates", lambda row: _counts(row["certificates"])),
     ]
-    for rows, columns in ((values["realms"], counts), (values["crls"], crl.COLUMNS)):
+    used: list[output.Column] = [
+        ("realm", "realm"),
+        ("tolerance", "tolerance"),
+        ("uses", "uses"),
+        ("last", "last_at"),
+    ]
+    for rows, columns in ((values["realms"], counts), (values["crls"], crl.COLUMNS), (values["tolerances"], used)):
+        if not rows:
+            continue
         output.raw("")
         output.table(rows if isinstance(rows, list) else [], columns)
     if state is None:
         session.next("To run it:", "serve")
+
+
+@click.command(cls=CommandWithGlobals)
+@pass_session
+def upgrade(session: Session) -> None:
+    """Bring the store to this version, after a copy of it; the daemon must not run."""
+    from ca_core.records.opening import HEAD, upgrade_store
+    from enrolld import running
+
+    node = session.node()
+    refuse_empty_store(node, session.command)
+    with running.locked(node.dir):
+        found, copy = upgrade_store(node.store_url)
+    values = {"store": node.store_url, "from": found, "to": HEAD, "copy": str(copy) if copy else None}
+    if session.json:
+        output.emit_json(values)
+    elif copy is None:
+        output.words(f"The store is of revision {HEAD}, which is this version's: nothing to do.")
+    else:
+        output.details([("revision", f"{found} to {HEAD}"), ("the store as it was", str(copy))])
+        session.next("Now run it:", "serve")
 
 
 def _bound(state: "RunState", kind: str) -> list[str]:

@@ -36,7 +36,7 @@ LEAVES = dict(leaves())
 
 def test_every_command_of_the_first_release_is_there() -> None:
     assert {" ".join(path) for path in LEAVES} == {
-        "serve", "init", "check", "status", "explain",
+        "serve", "init", "check", "status", "upgrade", "explain",
         "realm add", "realm list", "realm show", "realm export", "realm apply",
         "trust add", "trust list", "trust remove",
         "device add", "device list", "device show", "device secret", "device why", "device suspend", "device resume",
@@ -176,7 +176,7 @@ def test_no_remedy_leads_in_a_circle_or_to_a_command_that_is_not_there(exc: Exce
     fault = fault_of(exc)
     assert fault.remedy
     assert "check" not in fault.remedy
-    assert "upgrade" not in fault_of(OperatorError("store_revision", "Old.", "run 'enrolld upgrade'")).remedy
+    assert "upgrade" not in fault_of(OperatorError("store_revision", "Newer.", "run 'enrolld upgrade'")).remedy
     assert type(exc).__name__ not in fault.message
 
 
