@@ -1,14 +1,16 @@
 """`make bench`: enrollments per second and server CPU per enrollment, and where the CPU goes.
 
-simpleenroll over new mTLS connections, with IDevIDs and keys of P-256 and of RSA-2048. Each certificate is durable when
-it is answered. CPU is what the worker process used (all its threads), so it does not depend on what else runs here;
-enrollments per second do, and the load client shares the machine.
+simpleenroll over new mTLS connections, with IDevIDs and keys of P-256 and of RSA-2048; PKCSReq over new connections, by
+secret, with RSA-2048 for RA, issuer and device. Each certificate is durable when it is answered. CPU is what the worker
+process used (all its threads), so it does not depend on what else runs here; enrollments per second do, and the load
+client shares the machine.
 """
 
 import argparse
 import asyncio
 import base64
 import io
+import itertools
 import os
 import pstats
 import signal
@@ -16,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -26,11 +27,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from bench.load import Client, Job, Result
-from certs.demo_pki import IDevId, Manufacturer, make_manufacturer
+from bench.load import PKI_MESSAGE, Client, Job, Result
+from bench.scep import pkcs_req
+from ca_core.authority.sealing import UnlockKey
+from ca_core.core import Core, CoreConfig
+from certs.demo_pki import IDevId, make_manufacturer
 from tests.helpers.daemon import Daemon, running_daemon
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 DEVICES = 10
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -42,27 +45,29 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=8, help="connections at a time")
     parser.add_argument("--no-profile", action="store_true", help="measure only")
     options = parser.parse_args()
-    rows: list[tuple[str, ...]] = [("key", "enrollments", "per second", "CPU ms each", "p50 ms", "p99 ms")]
+    rows: list[tuple[str, ...]] = [("what", "enrollments", "per second", "CPU ms each", "p50 ms", "p99 ms")]
     profiles: list[str] = []
     with tempfile.TemporaryDirectory(prefix="enrolld-bench-") as name:
-        folder = Path(name)
-        for kind, count in (("P-256", options.count), ("RSA-2048", max(DEVICES, options.count // 10))):
-            print(f"making {count} requests with {kind} keys ...", file=sys.stderr, flush=True)
-            here = folder / kind
+        for kind in ("EST P-256", "EST RSA-2048", "SCEP RSA-2048"):
+            count = options.count if kind.endswith("P-256") else max(DEVICES, options.count // 10)
+            print(f"making {count} requests for {kind} ...", file=sys.stderr, flush=True)
+            here = Path(name) / kind.replace(" ", "-")
             here.mkdir()
-            manufacturer = make_manufacturer("Bench Devices", here / "manufacturer")
+            make = _Scep(here) if kind.startswith("SCEP") else _Est(here, kind)
             with running_daemon(here) as daemon:
-                clients = _clients(daemon, manufacturer, kind, count)
+                make.prepare(daemon)
+                clients = make.clients(daemon.directory, count)
                 worker = _only_child(daemon.process.pid)
                 before = _cpu_seconds(worker)
-                result = _load(daemon.https_port, daemon.root, clients, options.threads, here)
+                port = daemon.http_port if make.listener == "http" else daemon.https_port
+                result = _load(port, make, daemon.root, clients, options.threads)
                 cpu = _cpu_seconds(worker) - before
             rows.append(_row(kind, result, cpu))
             if not options.no_profile:
-                profiles.append(_profile(kind, here, manufacturer, count // 2, options.threads))
+                profiles.append(_profile(kind, make, count // 2, options.threads))
     for row in rows:
-        print("  ".join(cell.rjust(12) for cell in row))
-    print("\nsimpleenroll, a new mTLS connection each, SQLite, one worker; every certificate durable when answered.")
+        print("  ".join(cell.rjust(13) for cell in row))
+    print("\nA new connection each (EST: mTLS), SQLite, one worker; every certificate durable when answered.")
     for text in profiles:
         print(text)
     return 0
@@ -82,59 +87,103 @@ def _row(kind: str, result: Result, cpu: float) -> tuple[str, ...]:
     )
 
 
-def _clients(daemon: Daemon, manufacturer: Manufacturer, kind: str, count: int) -> list[Client]:
-    daemon.ask("trust", "add", "--realm", "default", "--name", manufacturer.name, str(manufacturer.root))
-    clients: list[Client] = []
-    new_key = _key_maker(kind)
-    for number in range(DEVICES):
-        name = f"bench-{number}"
-        idevid = manufacturer.make_device(name, f"SN-{number}", rsa_key=kind == "RSA-2048")
-        with daemon.core() as core:
-            asyncio.run(
-                core.devices.add(
-                    "default", name, serial_number=idevid.serial_number, manufacturer=manufacturer.name, actor="bench"
-                )
-            )
-        clients.append(_client(idevid, name, new_key, count // DEVICES))
-    return clients
+class _Est:
+    """simpleenroll by IDevID, with keys of one kind."""
 
-
-def _client(idevid: IDevId, name: str, new_key: Callable[[], PrivateKey], count: int) -> Client:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    requests = []
-    for _ in range(count):
-        csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(new_key(), hashes.SHA256())
-        requests.append(base64.b64encode(csr.public_bytes(Encoding.DER)).decode())
-    return Client(str(idevid.chain), str(idevid.key), requests)
-
-
-def _key_maker(kind: str) -> Callable[[], PrivateKey]:
-    if kind == "P-256":
-        return lambda: ec.generate_private_key(ec.SECP256R1())
-    return lambda: rsa.generate_private_key(65537, 2048)
-
-
-def _load(port: int, root: Path, clients: list[Client], threads: int, folder: Path) -> Result:
-    job = folder / "job.json"
+    listener = "https"
     path = "/.well-known/est/simpleenroll"
-    job.write_bytes(msgspec.json.encode(Job("localhost", port, str(root), path, threads, clients)))
+    content_type = "application/pkcs10"
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder = folder
+        self._is_rsa = kind.endswith("RSA-2048")
+        self._manufacturer = make_manufacturer("Bench Devices", folder / "manufacturer")
+
+    def prepare(self, daemon: Daemon) -> None:
+        """Have the manufacturer trusted and its devices registered."""
+        maker = self._manufacturer
+        daemon.ask("trust", "add", "--realm", "default", "--name", maker.name, str(maker.root))
+        for number in range(DEVICES):
+            name = f"bench-{number}"
+            serial_number = maker.make_device(name, f"SN-{number}", rsa_key=self._is_rsa).serial_number
+            with daemon.core() as core:
+                adding = core.devices.add(
+                    "default", name, serial_number=serial_number, manufacturer=maker.name, actor="bench"
+                )
+                asyncio.run(adding)
+
+    def clients(self, directory: Path, count: int) -> list[Client]:  # noqa: ARG002  # as `_Scep`
+        """The devices, each with its share of requests."""
+        found = []
+        for number in range(DEVICES):
+            idevid = IDevId(self._manufacturer.folder / f"bench-{number}", f"SN-{number}")
+            requests = [self._csr(f"bench-{number}") for _ in range(count // DEVICES)]
+            found.append(Client(str(idevid.chain), str(idevid.key), requests))
+        return found
+
+    def _csr(self, name: str) -> str:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        key = _rsa() if self._is_rsa else ec.generate_private_key(ec.SECP256R1())
+        csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+        return base64.b64encode(csr.public_bytes(Encoding.DER)).decode()
+
+
+class _Scep:
+    """PKCSReq by secret, a new device each."""
+
+    listener = "http"
+    path = "/scep?operation=PKIOperation"
+    content_type = PKI_MESSAGE
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._numbers = itertools.count()
+
+    def prepare(self, daemon: Daemon) -> None:
+        """Nothing but the daemon is needed."""
+
+    def clients(self, directory: Path, count: int) -> list[Client]:
+        """One client that speaks for all devices."""
+        return [Client("", "", asyncio.run(self._requests(directory, count)))]
+
+    async def _requests(self, directory: Path, count: int) -> list[str]:
+        url = f"sqlite:///{directory / 'enrolld.db'}"
+        key = UnlockKey.load(directory / "keys" / "unlock")
+        core = Core.open(CoreConfig(url, key, "http://localhost:8080", demo=True, process="bench"))
+        try:
+            ra = (await core.ra(await core.realms.resolve("scep", None, None))).certificate
+            requests = []
+            for _ in range(count):
+                name = f"bench-scep-{next(self._numbers)}"
+                handed = await core.devices.add("default", name, actor="bench")
+                requests.append(base64.b64encode(pkcs_req(ra, name, handed.secret, _rsa)).decode())
+            return requests
+        finally:
+            core.close()
+
+
+def _rsa() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+def _load(port: int, make: _Est | _Scep, root: Path, clients: list[Client], threads: int) -> Result:
+    job = make.folder / "job.json"
+    asked = Job("localhost", port, str(root), make.path, make.content_type, threads, clients)
+    job.write_bytes(msgspec.json.encode(asked))
     done = subprocess.run([sys.executable, "-m", "bench.load", str(job)], stdout=subprocess.PIPE, check=True)
     return msgspec.json.decode(done.stdout, type=Result)
 
 
-def _profile(kind: str, folder: Path, manufacturer: Manufacturer, count: int, threads: int) -> str:
-    statistics = folder / "statistics"
-    arguments = [sys.executable, "-m", "bench.profiled", str(folder / "enrolld"), str(statistics)]
+def _profile(kind: str, make: _Est | _Scep, count: int, threads: int) -> str:
+    statistics = make.folder / "statistics"
+    directory = make.folder / "enrolld"
+    arguments = [sys.executable, "-m", "bench.profiled", str(directory), str(statistics), make.listener]
+    clients = make.clients(directory, count)
     server = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert server.stdout is not None
         port = int(server.stdout.readline())
-        new_key = _key_maker(kind)
-        clients = [
-            _client(IDevId(manufacturer.folder / f"bench-{n}", f"SN-{n}"), f"bench-{n}", new_key, count // DEVICES)
-            for n in range(DEVICES)
-        ]
-        result = _load(port, folder / "default-root.pem", clients, threads, folder)
+        result = _load(port, make, make.folder / "default-root.pem", clients, threads)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)

@@ -1,10 +1,11 @@
-"""The load: a process of its own that opens a new mTLS connection for each enrollment.
+"""The load: a process of its own that opens a new connection for each enrollment.
 
 `python -m bench.load JOB` reads a `Job` as JSON from a file and prints a `Result` as JSON. It is written for little CPU
 (raw sockets, requests made before the clock starts), because client and server share the machine.
 """
 
 import base64
+import contextlib
 import socket
 import ssl
 import sys
@@ -14,9 +15,13 @@ from pathlib import Path
 
 import msgspec
 
+PKI_MESSAGE = "application/x-pki-message"
+# pkiStatus 0 (RFC 8894 3.2.1.3), as DER
+_SUCCESS = bytes.fromhex("060a6086480186f8450109033103130130")
+
 
 class Client(msgspec.Struct, frozen=True):
-    """One device: the files of its TLS credential, and its requests as base64 of PKCS#10."""
+    """The files of a device's TLS credential, empty for plain HTTP, and requests as base64 of their bodies."""
 
     chain: str
     key: str
@@ -24,12 +29,13 @@ class Client(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to send where; `threads` connections are open at a time."""
+    """What to send where; `threads` connections are open at a time. A body of PKCS#10 goes out as base64."""
 
     host: str
     port: int
     root: str
     path: str
+    content_type: str
     threads: int
     clients: list[Client]
 
@@ -45,7 +51,7 @@ class Result(msgspec.Struct, frozen=True):
 
 def run(job: Job) -> Result:
     """Send every request, each on a connection of its own."""
-    work: list[tuple[ssl.SSLContext, bytes]] = []
+    work: list[tuple[ssl.SSLContext | None, bytes]] = []
     contexts = [_context(job, client) for client in job.clients]
     for number in range(max(len(client.requests) for client in job.clients)):
         for context, client in zip(contexts, job.clients, strict=True):
@@ -83,33 +89,39 @@ def run(job: Job) -> Result:
     return Result(time.perf_counter() - began, len(milliseconds), failed[:5], sorted(milliseconds))
 
 
-def _context(job: Job, client: Client) -> ssl.SSLContext:
+def _context(job: Job, client: Client) -> ssl.SSLContext | None:
+    if not client.chain:
+        return None
     context = ssl.create_default_context(cafile=job.root)
     context.load_cert_chain(client.chain, client.key)
     return context
 
 
 def _request(job: Job, body: str) -> bytes:
-    payload = base64.b64encode(base64.b64decode(body)) + b"\n"
+    payload = base64.b64decode(body)
+    if job.content_type == "application/pkcs10":
+        payload = base64.b64encode(payload) + b"\n"
     head = (
         f"POST {job.path} HTTP/1.1\r\nHost: {job.host}\r\nUser-Agent: bench\r\n"
-        f"Content-Type: application/pkcs10\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+        f"Content-Type: {job.content_type}\r\nContent-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + payload
 
 
-def _enroll(job: Job, context: ssl.SSLContext, request: bytes) -> str:
-    with (
-        socket.create_connection((job.host, job.port), timeout=60) as raw,
-        context.wrap_socket(raw, server_hostname=job.host) as tls,
-    ):
-        tls.sendall(request)
+def _enroll(job: Job, context: ssl.SSLContext | None, request: bytes) -> str:
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((job.host, job.port), timeout=60))
+        if context is not None:
+            connection = stack.enter_context(context.wrap_socket(connection, server_hostname=job.host))
+        connection.sendall(request)
         answer = bytearray()
-        while part := tls.recv(65536):
+        while part := connection.recv(65536):
             answer += part
     head, _, body = bytes(answer).partition(b"\r\n\r\n")
     status = head[9:12].decode()
     if status == "200":
+        if job.content_type == PKI_MESSAGE and _SUCCESS not in body:
+            return "200, and no SUCCESS"
         return status if body else "200 without a body"
     return f"{status} {body[:200].decode(errors='replace')}"
 

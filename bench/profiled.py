@@ -1,4 +1,4 @@
-"""One worker under cProfile: `python -m bench.profiled DIR STATISTICS`. Prints its port, ends on SIGTERM.
+"""One worker under cProfile: `python -m bench.profiled DIR STATISTICS https|http`. Prints its port, ends on SIGTERM.
 
 It serves with the very code of a worker; only the supervisor is missing, because a profile needs the process.
 """
@@ -17,7 +17,7 @@ from enrolld.process import SocketSettings, WorkerSettings
 from enrolld.serving import run
 
 
-def main(directory: Path, statistics: Path) -> None:
+def main(directory: Path, statistics: Path, kind: str) -> None:
     """Serve until SIGTERM, then write the statistics."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     port = listener.getsockname()[1]
@@ -33,7 +33,7 @@ def main(directory: Path, statistics: Path) -> None:
         demo=True,
         names=("localhost", "127.0.0.1"),
         log=LogSettings(),
-        sockets=(SocketSettings("https", listener.detach()),),
+        sockets=(SocketSettings(kind, listener.detach()),),
         unlock_key=None,
     )
     print(port, flush=True)
@@ -49,4 +49,4 @@ def main(directory: Path, statistics: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
