@@ -182,8 +182,8 @@ async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, ne
             _write_settings(node)
         if names:
             await core.server_certificates.ensure(names)
-            await core.ra_certificates.ensure()
             await core.crls.publish(only_due=True)
+        await core.ra_certificates.ensure()
         root = (await core.issuers.export(DEFAULT_REALM))[0]
         realms = (await core.realms.current()).values()
         reads_des = tuple(realm.name for realm in realms if realm.document.speaks_scep and realm.document.scep.read_des)

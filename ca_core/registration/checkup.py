@@ -9,6 +9,7 @@ from ca_core.authority.issuer import Issuer, Issuers
 from ca_core.errors import CoreError
 from ca_core.names import DEFAULT_REALM
 from ca_core.records.times import rfc3339
+from ca_core.registration.ra import RaCertificates
 from ca_core.registration.realm import Realms
 from ca_core.registration.servers import ServerCertificates
 from ca_core.rows import Finding
@@ -18,13 +19,20 @@ class Checkup:
     """One look at the installation."""
 
     def __init__(
-        self, realms: Realms, issuers: Issuers, crls: Crls, issuance: Issuance, servers: ServerCertificates
+        self,
+        realms: Realms,
+        issuers: Issuers,
+        crls: Crls,
+        issuance: Issuance,
+        servers: ServerCertificates,
+        ra: RaCertificates,
     ) -> None:
         self._realms = realms
         self._issuers = issuers
         self._crls = crls
         self._issuance = issuance
         self._servers = servers
+        self._ra = ra
 
     async def run(
         self, names: Sequence[str], *, own: set[str], now: dt.datetime, demo: bool, behind: bool
@@ -44,6 +52,8 @@ class Checkup:
                 await self._servers.refresh()
             except CoreError as exc:
                 findings.append(_finding("error", "server_key", str(exc), "restore the store, or its unlock key"))
+            if not any(finding.code == "issuer_key" for finding in findings):
+                findings += await self._check_ra(now)
         findings += await self._check_hosts({f"DNS:{name.lower().removesuffix('.')}" for name in names} | own)
         findings += await self._check_profiles()
         if demo and not names:
@@ -82,6 +92,25 @@ class Checkup:
         elif newest.revocations < found.revocations:
             text = f"{found.revocations - newest.revocations} revocations of {found.name} are not in its CRL"
             findings.append(_finding("error", "crl_behind", text, "run 'enrolld crl publish'"))
+        return findings
+
+    async def _check_ra(self, now: dt.datetime) -> list[Finding]:
+        """What keeps SCEP clients from encrypting their requests."""
+        await self._ra.refresh()
+        shown = self._ra.all()
+        findings: list[Finding] = []
+        for found in (await self._realms.current()).values():
+            if found.state != "active" or not found.document.speaks_scep:
+                continue
+            ra = shown.get(found.id)
+            if ra is None:
+                text = f"realm {found.name} has no RA certificate that it can use, so it answers no SCEP request"
+                findings.append(
+                    _finding("error", "ra_missing", text, "run 'enrolld serve', whose log says why if it stays")
+                )
+            elif ra.not_after <= now:
+                text = f"the RA certificate of realm {found.name} expired {rfc3339(ra.not_after)}"
+                findings.append(_finding("error", "ra_expired", text, "run 'enrolld serve', which renews it"))
         return findings
 
     async def _check_profiles(self) -> list[Finding]:

@@ -42,6 +42,7 @@ def add(session: Session, name: str, hosts: tuple[str, ...], public_url: str | N
 
     async def body(core: "Core") -> object:
         row = await core.realms.add(name, hosts=hosts, public_url=public_url, actor=session.actor)
+        await core.ra_certificates.ensure()
         await _until_served(session, core, row.hosts)
         return row
 

@@ -95,6 +95,7 @@ def make_installation(directory: Path) -> Installation:
         core = await Core.create(made.config())
         try:
             await core.realms.add("other", hosts=[OTHER_HOST], public_url=OTHER_URL, actor=ME)
+            await core.ra_certificates.ensure()
             await core.crls.publish(only_due=True)
         finally:
             core.close()

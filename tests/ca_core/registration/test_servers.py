@@ -234,6 +234,8 @@ async def test_check_tells_of_crls_that_lack_expire_or_lag(
 async def test_check_tells_of_an_issuer_that_expires_within_a_year(core: Core, clock: SetClock) -> None:
     clock.forward(days=4 * 365 + 1)
     await core.crls.publish()
+    assert {finding.code for finding in await core.check(NAMES)} == {"issuer_expires", "ra_expired"}
+    await core.ra_certificates.ensure()
     found = await core.check(NAMES)
     assert {(finding.code, finding.message.split()[0]) for finding in found} == {
         ("issuer_expires", "default-rsa-1"),
@@ -246,6 +248,23 @@ async def test_check_tells_of_a_realm_whose_clients_could_not_verify_the_server(
     (finding,) = await core.check(NAMES)
     assert (finding.code, finding.severity) == ("realm_without_host", "warning")
     assert "realm other" in finding.message
+
+
+async def test_check_tells_of_an_ra_certificate_that_is_missing_or_has_expired(
+    core: Core, clock: SetClock, installation: Installation
+) -> None:
+    await edit_realm(core, "other", "enabled = true", "enabled = false")  # which needs none
+    installation.sql("UPDATE certificate SET status = 'revoked' WHERE kind = 'ra'")
+    (finding,) = [found for found in await core.check(NAMES) if found.code == "ra_missing"]
+    assert "realm default" in finding.message
+    await core.ra_certificates.ensure()
+    assert await _findings(core) == {}
+    clock.forward(days=731)
+    await core.crls.publish()
+    (finding,) = [found for found in await core.check(NAMES) if found.code == "ra_expired"]
+    assert "realm default" in finding.message
+    await core.ra_certificates.ensure()
+    assert await _findings(core) == {}
 
 
 async def test_check_tells_of_a_server_key_that_does_not_open(core: Core, installation: Installation) -> None:
