@@ -305,5 +305,6 @@ def _refused_event(refusal: Refusal, call: Call, realm: str, device: str, reques
             "operation": call.operation,
             "source": call.source,
             **transaction_details(call),
+            **({"secret_exposed": True} if requester and requester.secret and requester.evidence.is_exposed else {}),
         },
     )
