@@ -85,6 +85,9 @@ CODES: dict[str, str] = {
     "certificate for.",
     "transaction_unknown": "Nothing was issued in this transaction to the key that asks; send a new request.",
     "transaction_of_other_key": "The client used one transactionID for two keys; each request needs its own.",
+    "transaction_of_other_request": "The client used one transactionID for two requests; each needs its own.",
+    "transaction_over": "The request is an old one: what it led to was revoked, replaced or has expired. If the device "
+    "really sends it, give it a secret.",
     "renewal_needs_certificate": "RenewalReq is signed with a valid certificate; the client should send PKCSReq.",
     "profile_not_for_protocol": "SCEP gives certificates under the rsa issuer only; give the device such a profile, or "
     "let it enroll by EST.",

@@ -134,7 +134,7 @@ async def open_envelope(
         key = await ours.unwrapper.unwrap(sent.encrypted_key, _padding(oaep))
     except ValueError:
         key = substitute
-    if not _is_key(key, cipher, read_des=read_des):
+    if not _is_key(key, cipher):
         key = substitute
     # (3) Decryption, and the one place to fail at.
     plain = _decrypt(cipher, key, iv, envelope.encrypted)
@@ -187,11 +187,11 @@ def _iv(algorithm: Algorithm, cipher: Cipher) -> bytes:
     return algorithm.parameters[2:]
 
 
-def _is_key(key: bytes, cipher: Cipher, *, read_des: bool) -> bool:
+def _is_key(key: bytes, cipher: Cipher) -> bool:
     if len(key) != cipher.key_length:
         return False
     # Two keys that are equal undo each other, and 3DES is single DES under another name.
-    return cipher is not Cipher.TRIPLE_DES or read_des or key[:8] != key[8:16] != key[16:]
+    return cipher is not Cipher.TRIPLE_DES or key[:8] != key[8:16] != key[16:]
 
 
 def _machine(cipher: Cipher, key: bytes) -> BlockCipherAlgorithm:

@@ -57,10 +57,9 @@ class KeyLocked(InternalError):
 
 @dataclass(frozen=True, slots=True)
 class KnownCertificate:
-    """A certificate of ours that a client may have encrypted to. `ca` is the issuer's name, None for an RA's."""
+    """A certificate of ours that a client may have encrypted to; `whose` in an operator's words."""
 
-    realm: str
-    ca: str | None
+    whose: str
     certificate: bytes = field(repr=False)
 
 
@@ -97,9 +96,16 @@ class Rehearsal:
     async def known_certificates(self) -> list[KnownCertificate]:
         """Every RA certificate of every realm, also those that are not used any more, and every CA certificate."""
         names = {realm.id: realm.name for realm in (await self.realms.current()).values()}
-        ras = [KnownCertificate(row[0], None, row[1]) for row in await self._store.fetch(_RA_CERTIFICATES)]
-        cas = [KnownCertificate(names[ca.realm_id], ca.name, ca.der) for ca in await self._issuers.all()]
-        return ras + cas
+        used = {der for ra in self._ra_certificates.all().values() for der in (ra.certificate, *ra.earlier)}
+        found: list[KnownCertificate] = []
+        for realm, certificate_der in await self._store.fetch(_RA_CERTIFICATES):
+            state = "" if certificate_der in used else ", by a certificate that is not used any more"
+            found.append(KnownCertificate(f"the RA of realm {realm}{state}", certificate_der))
+        for ca in await self._issuers.all():
+            found.append(
+                KnownCertificate(f"the CA {ca.name} of realm {names[ca.realm_id]}, which opens nothing", ca.der)
+            )
+        return found
 
 
 class _ReadOnly:

@@ -27,7 +27,7 @@ from ca_core.registration.poll import poll_transaction
 from ca_core.registration.profile import check_asked, choose_issuer, choose_profile, make_plan
 from ca_core.registration.realm import Realms, Resolved
 from ca_core.registration.requester import BLOCKED_KEY, authenticate
-from ca_core.registration.retransmission import asked_before, request_key, served_by
+from ca_core.registration.retransmission import asked_before, request_key, served_by, transacted_before
 from ca_core.registration.tolerances import tolerance_steps
 
 _LOG = logging.getLogger(__name__)
@@ -213,12 +213,13 @@ class Registration:
         key = request_key(resolved, profile.name, operation, requester, csr, call.transaction_id)
         # A renewal is keyed by the certificate that it renews, so it is the same one however late it comes.
         retry_since = 0 if requester.certificate else to_ms(now - document.retry)
-        if requester.secret is None:
+        before: Issued | None = None
+        if requester.secret is None and call.transaction_id is not None:
+            before = await transacted_before(self._store, requester, csr, call.transaction_id, key, now=to_ms(now))
+        elif requester.secret is None:
             before = await asked_before(self._store, realm.id, key, retry_since=retry_since, now=to_ms(now))
         elif requester.secret.spent_at is not None:
             before = await served_by(self._store, requester, requester.secret, csr, now=to_ms(now))
-        else:
-            before = None
         if before is not None:
             self._record_again(resolved, requester, csr, call, before)
             return before

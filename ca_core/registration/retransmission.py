@@ -13,7 +13,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from ca_core.csr import ParsedCsr
 from ca_core.errors import NotAuthenticated, NotAuthorized
 from ca_core.model import Issued, Operation, Requester, SecretRecord, Serial
-from ca_core.records.query import Query, Row
+from ca_core.records.query import Query, Row, Values
 from ca_core.records.schema import certificate
 from ca_core.records.store import Store
 from ca_core.registration.admission.own_certificate import newer_is_revoked
@@ -49,6 +49,24 @@ _SERVED = Query(
 )
 
 
+_OF_TRANSACTION = (
+    _c.realm_id == bindparam("realm_id"),
+    _c.device_id == bindparam("device_id"),
+    _c.transaction_id == bindparam("transaction_id"),
+    _c.spki_sha256 == bindparam("spki_sha256"),
+)
+_RENEWALS = Query(
+    select(_c.request_key).where(*_OF_TRANSACTION, _c.renews_id == bindparam("renews_id")).order_by(_c.id).limit(20)
+)
+_FIRSTS = Query(
+    select(_c.status)
+    .where(*_OF_TRANSACTION, _c.request_key == bindparam("request_key"), (_c.status != "valid") | _USABLE)
+    .order_by(_c.id.desc())
+    .limit(1)
+)
+_NEWEST = Query(select(_c.der, _c.serial).where(*_OF_TRANSACTION, _USABLE).order_by(_c.id.desc()).limit(1))
+
+
 def request_key(
     resolved: Resolved,
     profile: str,
@@ -57,10 +75,14 @@ def request_key(
     csr: ParsedCsr,
     transaction_id: str | None = None,
 ) -> bytes:
-    """What makes two requests the same: realm and version, profile, operation, credential, key, names, transaction."""
+    """What makes two requests the same: realm and version, profile, operation, credential, key, names.
+
+    Where the peer names its transaction, that stands in place of the version: such a request may be anybody's copy of
+    an old one, and a change of the realm must not make it a new one.
+    """
     parts = (
         str(resolved.realm.id).encode(),
-        str(resolved.realm.version).encode(),
+        str(resolved.realm.version).encode() if transaction_id is None else b"",
         profile.encode(),
         operation.value.encode(),
         requester.credential,
@@ -75,6 +97,36 @@ async def asked_before(store: Store, realm_id: int, key: bytes, *, retry_since: 
     """The certificate that answered this very request since `retry_since` (both in milliseconds since 1970)."""
     row = await store.first(_ASKED_BEFORE, realm_id=realm_id, request_key=key, retry_since=retry_since, now=now)
     return _again(row) if row else None
+
+
+async def transacted_before(
+    store: Store, requester: Requester, csr: ParsedCsr, transaction_id: str, key: bytes, *, now: int
+) -> Issued | None:
+    """What the transaction has led to already, None when it is new. `key` is the `request_key`.
+
+    A message that is signed but not bound to a connection can be sent again by anybody who saw it, however late. It
+    gets what it got then, or what the device got since in the same transaction with the same key (clients name a
+    transaction after their key); never anything new. Raises `NotAuthorized`.
+    """
+    of: Values = {
+        "realm_id": requester.realm_id,
+        "device_id": requester.device.id,
+        "transaction_id": transaction_id,
+        "spki_sha256": csr.spki_sha256,
+    }
+    if requester.certificate is not None:
+        renewals = await store.fetch(_RENEWALS, **of, renews_id=requester.certificate.id)
+        if renewals and all(row[0] != key for row in renewals):
+            raise NotAuthorized("transaction_of_other_request", "The transaction was one for another request.")
+    else:
+        # A factory identity lasts: its device may begin anew when what it got was replaced or has expired.
+        renewals = await store.fetch(_FIRSTS, **of, request_key=key, now=now)
+    if not renewals:
+        return None
+    row = await store.first(_NEWEST, **of, now=now)
+    if row is None:
+        raise NotAuthorized("transaction_over", "The transaction is over.")
+    return _again(row)
 
 
 async def served_by(store: Store, requester: Requester, secret: SecretRecord, csr: ParsedCsr, *, now: int) -> Issued:
