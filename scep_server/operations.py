@@ -225,8 +225,8 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
             call,
             operation=_NAMES[request.message_type],
             transaction_id=request.transaction.transaction_id,
-            tolerances=_tolerances(request, exchange.scep),
         )
+        call = replace(call, tolerances=_tolerances(request, exchange.scep))
         algorithms = choose_algorithms(
             request, allow_sha1=exchange.scep.allow_sha1, allow_3des=exchange.scep.allow_3des
         )

@@ -8,11 +8,13 @@ key, and requests to the certificate before are opened all the same: clients kee
 import datetime as dt
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
-from sqlalchemy import bindparam, select
+from sqlalchemy import ColumnElement, and_, bindparam, exists, not_, select
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from ca_core.authority.ceremony import key_step
 from ca_core.authority.issuance import Issuance
@@ -39,11 +41,28 @@ _WORTHWHILE = dt.timedelta(days=1)
 _KEPT_CERTIFICATES = 4
 
 _c = certificate.c
+_newer = certificate.alias("newer").c
+_revoked = certificate.alias("revoked").c
+
+
+def _in_use(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
+    """Whether it is an RA certificate that may be used.
+
+    A revoked one takes its key along: whoever has that reads what is sent to the others of it.
+    """
+    revoked = exists().where(
+        _revoked.realm_id == columns.realm_id,
+        _revoked.spki_sha256 == columns.spki_sha256,
+        _revoked.status != "valid",
+    )
+    return and_(columns.kind == "ra", columns.status == "valid", not_(revoked))
+
+
 _KEPT = Query(
     select(_c.realm_id, _c.id, _c.der, _c.not_after, issuer.c.der, sealed_key.c.name)
     .join(issuer, (issuer.c.realm_id == _c.realm_id) & (issuer.c.id == _c.issuer_id))
     .join(sealed_key, (sealed_key.c.spki_sha256 == _c.spki_sha256) & (sealed_key.c.purpose == "ra"))
-    .where(_c.kind == "ra", _c.status == "valid")
+    .where(_in_use(_c))
     .order_by(_c.id.desc())
 )
 _REALM_VERSION = (
@@ -51,16 +70,10 @@ _REALM_VERSION = (
     .where(realm_table.c.id == bindparam("realm_id"), realm_table.c.version == bindparam("realm_version"))
     .exists()
 )
-_newer = certificate.alias("newer").c
 # Of two nodes that find the same certificate due, one makes it: none may be newer than the one that was found due.
 _NEWER = (
     select(_newer.id)
-    .where(
-        _newer.realm_id == bindparam("realm_id"),
-        _newer.kind == "ra",
-        _newer.status == "valid",
-        _newer.id > bindparam("found_id"),
-    )
+    .where(_newer.realm_id == bindparam("realm_id"), _newer.id > bindparam("found_id"), _in_use(_newer))
     .exists()
 )
 _INSERT, _INSERT_WHY = guarded_insert(certificate, {"realm_version": _REALM_VERSION, "still_due": ~_NEWER})
