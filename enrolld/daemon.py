@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from enrolld import log, process, running, sockets, unlock
 from enrolld.config import FILE_NAME, Node, starting_file
 from enrolld.process import SocketSettings, WorkerSettings
 from enrolld.running import Listener, RunState
-from enrolld.supervisor import Supervisor
+from enrolld.supervisor import Settings, Supervisor
 
 __all__ = ["Made", "Started", "make", "serve"]
 
@@ -80,11 +80,15 @@ def make(node: Node) -> Made:
     )
 
 
-def serve(node: Node, announce: Callable[[Started], None]) -> None:
-    """Serve until told to stop; `announce` is called when connections are accepted. Raises OperatorError."""
+def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[[], Node]) -> None:
+    """Serve until told to stop; `announce` is called when connections are accepted. Raises OperatorError.
+
+    `read_again` reads this node's configuration as it is then; it raises OperatorError.
+    """
     process.harden()
     log.setup(node.log, "supervisor")
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it means reload, once there is something to
+    for early in (signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(early, signal.SIG_IGN)  # until there is something to reload
     new = not opening.exists(node.store_url)
     _make_directory(node)
     lock = running.lock(node.dir)  # (1)
@@ -117,12 +121,42 @@ def serve(node: Node, announce: Callable[[Started], None]) -> None:
             with contextlib.suppress(BrokenPipeError):  # nobody reads the first lines: no reason to stop serving
                 announce(Started(state, path, prepared.free_device, prepared.reads_des))
 
+        async def reload() -> tuple[Settings, Callable[[], Awaitable[None]]]:
+            new = read_again()
+            if fixed := _changed_for_good(node, new):
+                raise OperatorError(
+                    "restart_needed", f"{', '.join(fixed)} can't change while it runs.", "Restart it for that."
+                )
+            new_names = _server_names(new, bound)
+            new_url = new.public_url(next((one.getsockname()[1] for kind, one in bound if kind == "http"), None))
+            config = _config(new, key, new_url, "supervisor")
+
+            async def prepare() -> None:
+                await asyncio.to_thread(asyncio.run, _prepare(new, config, new_names, new=False))
+
+            await prepare()
+            told = msgspec.structs.replace(state, names=list(new.names), demo=new.demo, public_url=new_url)
+
+            async def adopted() -> None:
+                log.setup(new.log, "supervisor")
+                running.publish(node.dir, told)
+                await prepare()  # until now the old workers saw to their own names
+
+            return _worker_settings(new, told, new_names, key), adopted
+
         supervisor = Supervisor(_worker_settings(node, state, names, key), node.workers)
-        asyncio.run(supervisor.run(bound, ready, lambda: running.withdraw(node.dir)))
+        asyncio.run(supervisor.run(bound, ready, lambda: running.withdraw(node.dir), reload))
     finally:
         for _, one in bound:
             one.close()
         os.close(lock)
+
+
+def _changed_for_good(node: Node, new: Node) -> list[str]:
+    """The settings that differ and that only a restart can change."""
+    fixed = {"https": "listen.https", "http": "listen.http", "admin": "listen.admin", "workers": "workers"}
+    fixed |= {"store_url": "store.url", "unlock_file": "unlock.file"}
+    return [told for name, told in fixed.items() if getattr(node, name) != getattr(new, name)]
 
 
 def version() -> str:

@@ -3,6 +3,10 @@
 (1) take the lock of the directory; (2) bind; (3) open or make the store, and the server certificates; (4) start the
 workers; (5) when all are ready, write `serve.json` and say so; (6) wait. It serves nothing itself, so that nothing a
 peer sends ever reaches it.
+
+SIGTERM and SIGINT drain and end. SIGHUP has the configuration read again: new workers take it, all of them or none, and
+only then do the old ones leave. SIGUSR2 replaces the workers one by one by new processes of the same configuration. The
+sockets stay open throughout, so that no connection that waits in their queues is lost.
 """
 
 import asyncio
@@ -12,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +24,14 @@ from ca_core.errors import OperatorError
 from enrolld import process
 from enrolld.process import Failed, SocketSettings, WorkerSettings
 
-__all__ = ["Supervisor"]
+__all__ = ["Reload", "Settings", "Supervisor"]
 
 _LOG = logging.getLogger(__name__)
+
+Settings = Callable[[int, tuple[SocketSettings, ...]], WorkerSettings]
+"""What a worker, by its number and the sockets it inherits, is told."""
+Sockets = list[tuple[str, socket.socket]]
+Reload = Callable[[], Awaitable[tuple[Settings, Callable[[], Awaitable[None]]]]]
 
 _START_SECONDS = 60.0
 _DRAIN_SECONDS = 20.0
@@ -47,36 +56,94 @@ class _Worker:
 class Supervisor:
     """Keeps `count` workers alive over `sockets` until it is told to stop."""
 
-    def __init__(self, settings: Callable[[int, tuple[SocketSettings, ...]], WorkerSettings], count: int) -> None:
+    def __init__(self, settings: Settings, count: int) -> None:
         self._settings = settings
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._workers = [_Worker(number) for number in range(1, count + 1)]
+        self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._orders: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def run(
-        self, sockets: list[tuple[str, socket.socket]], ready: Callable[[], None], stopping: Callable[[], None]
+        self,
+        sockets: Sockets,
+        ready: Callable[[], None],
+        stopping: Callable[[], None],
+        reload: Reload,
     ) -> None:
         """Serve until SIGTERM or SIGINT. Raises OperatorError when the workers can't start.
 
-        `ready` is called once all workers accept, `stopping` before they are told to end.
+        `ready` is called once all workers accept, `stopping` before they are told to end. `reload` reads the
+        configuration again: the settings of new workers, and what to do once these serve. It raises OperatorError.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_now)
-        loop.add_signal_handler(signal.SIGHUP, _LOG.info, "SIGHUP: there is nothing to reload yet; restart instead")
-        keepers: list[asyncio.Task[None]] = []
+        for order in (signal.SIGHUP, signal.SIGUSR2):
+            loop.add_signal_handler(order, self._orders.put_nowait, order)
+        orders: asyncio.Task[None] | None = None
         try:
-            if not await self._until_stopped(self._start_all(sockets)):
+            if not await self._until_stopped(self._start_all(self._workers, self._settings, sockets)):
                 return
             ready()
-            keepers = [asyncio.create_task(self._keep(worker, sockets)) for worker in self._workers]
+            for worker in self._workers:
+                self._watch(worker, sockets)
+            orders = asyncio.create_task(self._obey(sockets, reload))
             await self._stop.wait()
         finally:
             stopping()
-            for keeper in keepers:
+            if orders is not None:
+                orders.cancel()
+                await asyncio.gather(orders, return_exceptions=True)
+            for keeper in self._keepers.values():
                 keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
-            await self._drain(sockets)
+            await asyncio.gather(*self._keepers.values(), return_exceptions=True)
+            for _, one in sockets:
+                one.close()
+            await self._drain(self._workers)
+
+    async def _obey(self, sockets: Sockets, reload: Reload) -> None:
+        """Carry out what signals order, one after the other."""
+        while True:
+            order = await self._orders.get()
+            try:
+                if order == signal.SIGUSR2:
+                    for number in [worker.number for worker in self._workers]:
+                        await self._replace([number], self._settings, sockets)
+                    _LOG.info("SIGUSR2: every worker is a new process")
+                else:
+                    settings, adopted = await reload()
+                    await self._replace([worker.number for worker in self._workers], settings, sockets)
+                    self._settings = settings
+                    await adopted()
+                    _LOG.info("SIGHUP: the configuration was read again, and every worker has it")
+            except OperatorError as exc:
+                _LOG.error("%s: nothing changes. %s %s", order.name, exc.message, exc.remedy)
+            except Exception:  # noqa: BLE001  # a bug here must not end a daemon that serves
+                _LOG.exception("%s: nothing changes", order.name)
+
+    async def _replace(self, numbers: list[int], settings: Settings, sockets: Sockets) -> None:
+        """New processes in these places, all or none; the old ones leave when the new ones serve."""
+        fresh = [_Worker(number) for number in numbers]
+        try:
+            await self._start_all(fresh, settings, sockets)
+        except BaseException:
+            await asyncio.gather(*(self._end(worker, at_once=True) for worker in fresh))
+            raise
+        old = [worker for worker in self._workers if worker.number in numbers]
+        keepers = [self._keepers.pop(worker.number) for worker in old]
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        self._workers = sorted(
+            [*(worker for worker in self._workers if worker not in old), *fresh], key=lambda worker: worker.number
+        )
+        for worker in fresh:
+            self._watch(worker, sockets)
+        await self._drain(old)
+
+    def _watch(self, worker: _Worker, sockets: Sockets) -> None:
+        self._keepers[worker.number] = asyncio.create_task(self._keep(worker, sockets))
 
     def _stop_now(self) -> None:
         if self._stop.is_set():
@@ -97,8 +164,8 @@ class Supervisor:
         work.result()
         return True
 
-    async def _start_all(self, sockets: list[tuple[str, socket.socket]]) -> None:
-        starts = [asyncio.create_task(self._start(worker, sockets)) for worker in self._workers]
+    async def _start_all(self, workers: list[_Worker], settings: Settings, sockets: Sockets) -> None:
+        starts = [asyncio.create_task(self._start(worker, settings, sockets)) for worker in workers]
         try:
             await asyncio.gather(*starts)
         finally:
@@ -106,7 +173,7 @@ class Supervisor:
                 start.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
 
-    async def _start(self, worker: _Worker, sockets: list[tuple[str, socket.socket]]) -> None:
+    async def _start(self, worker: _Worker, settings: Settings, sockets: Sockets) -> None:
         """Start the process and wait for its answer. Raises OperatorError when it can't serve."""
         ours, theirs = socket.socketpair()
         inherited = tuple(SocketSettings(kind, one.fileno()) for kind, one in sockets)
@@ -131,7 +198,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         worker.started = time.monotonic()
-        process.send(ours, self._settings(worker.number, inherited))  # far below a socket's buffer: it never blocks
+        process.send(ours, settings(worker.number, inherited))  # far below a socket's buffer: it never blocks
         worker.channel, worker.writer = await asyncio.open_unix_connection(sock=ours)
         try:
             async with asyncio.timeout(_START_SECONDS):
@@ -147,7 +214,7 @@ class Supervisor:
             raise OperatorError(answer.error, answer.message, answer.remedy)
         _LOG.info("worker %d is ready (process %d)", worker.number, worker.child.pid)
 
-    async def _keep(self, worker: _Worker, sockets: list[tuple[str, socket.socket]]) -> None:
+    async def _keep(self, worker: _Worker, sockets: Sockets) -> None:
         """Replace the worker whenever it ends; the longer a series of early deaths, the longer the pause."""
         while True:
             if worker.channel is not None:
@@ -158,7 +225,7 @@ class Supervisor:
                 _LOG.error("worker %d ended (%s); another starts", worker.number, _ending(status))
             await asyncio.sleep(worker.pause)
             try:
-                await self._start(worker, sockets)
+                await self._start(worker, self._settings, sockets)
             except OperatorError as exc:
                 worker.channel = None
                 worker.pause = min(worker.pause * 2, _LONGEST_PAUSE)
@@ -166,14 +233,12 @@ class Supervisor:
                     "worker %d: %s %s Trying again in %.1f s", worker.number, exc.message, exc.remedy, worker.pause
                 )
 
-    async def _drain(self, sockets: list[tuple[str, socket.socket]]) -> None:
-        """Have every worker finish what it serves, then end it."""
-        for _, one in sockets:
-            one.close()
-        for worker in self._workers:
+    async def _drain(self, workers: list[_Worker]) -> None:
+        """Have these workers finish what they serve, then end them."""
+        for worker in workers:
             if worker.child is not None and worker.child.poll() is None:
                 worker.child.terminate()
-        await asyncio.gather(*(self._end(worker, at_once=False, patience=_DRAIN_SECONDS) for worker in self._workers))
+        await asyncio.gather(*(self._end(worker, at_once=False, patience=_DRAIN_SECONDS) for worker in workers))
 
     async def _end(self, worker: _Worker, *, at_once: bool, patience: float = 2.0) -> int:
         """Wait for the process, help it along when it lingers, and return its status."""

@@ -59,7 +59,7 @@ def serve(session: Session, /, init: bool, **flags: Any) -> None:
             output.raw(announcement.text(started, str(node.dir), lambda rest: _anywhere(node, rest)))
         sys.stdout.flush()
 
-    daemon.serve(node, announce)
+    daemon.serve(node, announce, lambda: session.node(**flags))
 
 
 @click.command(cls=CommandWithGlobals)

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import ssl
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from ca_core.authority.sealing import UnlockKey
 from ca_core.errors import OperatorError
@@ -188,10 +190,103 @@ def test_a_worker_that_dies_comes_back(daemon: Daemon) -> None:
     assert fetch(f"{base}/pki/default-ec-1.cer")[0] == 200
 
 
-def test_a_hangup_does_not_end_the_daemon(daemon: Daemon) -> None:
-    os.kill(daemon.process.pid, signal.SIGHUP)
-    eventually(lambda: True if "nothing to reload" in daemon.output.read_text() else None, what="SIGHUP is answered")
-    assert daemon.process.poll() is None
+def told(daemon: Daemon, sentence: str, times: int) -> None:
+    eventually(lambda: True if daemon.output.read_text().count(sentence) >= times else None, what=sentence, seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("order", "sentence"),
+    [
+        pytest.param(signal.SIGUSR2, "SIGUSR2: every worker is a new process", id="restart"),
+        pytest.param(signal.SIGHUP, "SIGHUP: the configuration was read again", id="reload"),
+    ],
+)
+def test_workers_are_replaced_under_load_and_no_request_is_lost(
+    daemon: Daemon, order: signal.Signals, sentence: str
+) -> None:
+    daemon.ask("ca", "export")  # it is up
+    root = daemon.directory.parent / "reload-root.pem"
+    root.write_text(run_enrolld(daemon.directory, "ca", "export", "--realm", "default").stdout.decode())
+    tls = ssl.create_default_context(cafile=str(root))
+    served, lost, stop = [0, 0], [], threading.Event()
+
+    def ask(kind: int) -> None:
+        while not stop.is_set():
+            port = daemon.https_port if kind else daemon.http_port
+            try:
+                connection = (
+                    http.client.HTTPSConnection("localhost", port, timeout=20, context=tls)
+                    if kind
+                    else http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+                )
+                connection.request("GET", "/.well-known/est/cacerts" if kind else "/pki/default-ec-1.cer")
+                status = connection.getresponse().status
+                connection.close()
+                if status != 200:
+                    lost.append(f"status {status}")
+                served[kind] += 1
+            except OSError as exc:
+                lost.append(repr(exc))
+
+    threads = [threading.Thread(target=ask, args=(kind,)) for kind in (0, 0, 1, 1)]
+    before = workers_of(daemon.process.pid)
+    done = daemon.output.read_text().count(sentence)
+    for thread in threads:
+        thread.start()
+    try:
+        for times in range(1, 4):
+            os.kill(daemon.process.pid, order)
+            told(daemon, sentence, done + times)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert lost == []
+    assert min(served) > 100
+    assert not before & workers_of(daemon.process.pid)
+    assert len(workers_of(daemon.process.pid)) == WORKERS
+
+
+def test_a_configuration_that_is_faulty_or_needs_a_restart_changes_nothing(daemon: Daemon) -> None:
+    path = daemon.directory / "enrolld.toml"
+    before, text = workers_of(daemon.process.pid), path.read_text()
+    try:
+        for fault, sentence in (
+            ("names = 3\n" + text.replace("names =", "# names ="), "names: expected a list"),
+            (text.replace("[unlock]", '[unlock]\nfile = "elsewhere"'), "unlock.file can't change while it runs"),
+        ):
+            path.write_text(fault)
+            done = daemon.output.read_text().count(sentence)
+            os.kill(daemon.process.pid, signal.SIGHUP)
+            told(daemon, sentence, done + 1)
+    finally:
+        path.write_text(text)
+    assert workers_of(daemon.process.pid) == before
+
+
+def test_a_reload_takes_new_names_into_the_server_certificate(daemon: Daemon) -> None:
+    path = daemon.directory / "enrolld.toml"
+    text = path.read_text()
+    sentence = "SIGHUP: the configuration was read again"
+    try:
+        path.write_text('names = ["reloaded.example", "localhost"]\n' + text.replace("names =", "# names ="))
+        done = daemon.output.read_text().count(sentence)
+        os.kill(daemon.process.pid, signal.SIGHUP)
+        told(daemon, sentence, done + 1)
+        assert json.loads((daemon.directory / "run" / "serve.json").read_text())["names"][0] == "reloaded.example"
+
+        def shown() -> bool | None:
+            pem = ssl.get_server_certificate(("127.0.0.1", daemon.https_port))
+            extensions = x509.load_pem_x509_certificate(pem.encode()).extensions
+            names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            return "reloaded.example" in names.get_values_for_type(x509.DNSName) or None
+
+        eventually(shown, what="the new name is in the server certificate")
+    finally:
+        path.write_text(text)
+        done = daemon.output.read_text().count(sentence)
+        os.kill(daemon.process.pid, signal.SIGHUP)
+        told(daemon, sentence, done + 1)
 
 
 def test_each_request_is_one_line_of_json_with_its_id(daemon: Daemon) -> None:
