@@ -70,6 +70,16 @@ _OWN: dict[str, ColumnElement[bool]] = {
         _own.id == bindparam("renews_id"),
         _own.status == "valid",
     ),
+    # A transaction renews a certificate once, whatever else the requests in it may ask.
+    "transaction_not_served": not_(
+        exists().where(
+            _x.realm_id == bindparam("realm_id"),
+            _x.transaction_id == bindparam("transaction_id"),
+            _x.device_id == bindparam("device_id"),
+            _x.spki_sha256 == bindparam("spki_sha256"),
+            _x.renews_id == bindparam("renews_id"),
+        )
+    ),
     "newer_certificate_valid": not_(
         newer_is_revoked(bindparam("realm_id"), bindparam("device_id"), bindparam("renews_id"))
     ),

@@ -139,7 +139,7 @@ class Registration:
             detail=detail,
             serial=format_serial(issued.serial),
         )
-        self._attempts.record(row, at)
+        self._attempts.record(row, at, steps=tuple(tolerance_steps(resolved.realm.id, call, at)))
         return issued
 
     def refused(
@@ -271,7 +271,7 @@ class Registration:
             key=csr.key,
             signature_hash=csr.signature_hash,
         )
-        self._attempts.record(row, at)
+        self._attempts.record(row, at, steps=tuple(tolerance_steps(resolved.realm.id, call, at)))
 
     def _is_news(self, device_id: int, code: str) -> bool:
         """False while the same refusal of the same device was audited within the last minute.
