@@ -19,8 +19,8 @@ from ca_core.model import Call, TlsPeer
 from ca_core.records.times import utc_now
 from ca_core.registration.realm import Resolved
 from scep_server.answer import Answer, failure, refusal_answer
+from scep_server.exchange import Core, Exchange
 from scep_server.handlers import find, pki_message
-from scep_server.operations import Core, Exchange
 from scep_server.query import Query, is_scep_path, read_label, read_query
 from scep_server.tick import Tick
 

@@ -9,15 +9,10 @@ from aiohttp.http_exceptions import PayloadEncodingError
 from ca_core.errors import MalformedRequest, NotFound, UnsupportedMedia
 from scep_server.answer import Answer
 from scep_server.errors import Unusable
+from scep_server.exchange import Exchange
 from scep_server.message import MAX_MESSAGE
-from scep_server.operations import (
-    Exchange,
-    get_ca_caps,
-    get_ca_cert,
-    get_ca_cert_chain,
-    get_next_ca_cert,
-    pki_operation,
-)
+from scep_server.operations import pki_operation
+from scep_server.published import get_ca_caps, get_ca_cert, get_ca_cert_chain, get_next_ca_cert
 from scep_server.query import Query, decode_message
 
 __all__ = ["Served", "find", "pki_message"]

@@ -1,4 +1,4 @@
-"""The SCEP operations: what is published, and from a pkiMessage to a CertRep.
+"""PKIOperation: from a pkiMessage to a CertRep.
 
 A PKCSReq or RenewalReq passes, in this order: the message and its signature, what the realm's tolerances say of its
 algorithms, whether an answer could be sealed, the envelope, the CSR, who asks, and then the core, which decides. What
@@ -8,23 +8,19 @@ How the envelope failed is told to nobody (RFC 3218), nor is what the CSR in it 
 key: whoever bends somebody else's envelope would read its content off the difference.
 """
 
-import datetime as dt
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from ca_core.csr import ParsedCsr
-from ca_core.errors import InternalError, NotFound, Refusal
-from ca_core.model import Call, Evidence, Issued, Operation, Pending, RaKey, Refused, Requester
+from ca_core.errors import InternalError, Refusal
+from ca_core.model import Call, Evidence, Issued, Operation, Pending, Refused
 from ca_core.public_key import encode_spki, spki_sha256
 from ca_core.registration.document import ScepDocument
-from ca_core.registration.realm import Resolved
 from scep_server.algorithms import Digest, load_signer_key
-from scep_server.answer import CA_CERT_CHAIN, PKI_MESSAGE, RA_CERT, Answer
+from scep_server.answer import PKI_MESSAGE, Answer
 from scep_server.certrep import (
     ReplyAlgorithms,
     choose_algorithms,
@@ -38,153 +34,12 @@ from scep_server.cms import read_certificate
 from scep_server.cms_values import Certificate
 from scep_server.envelope import Cipher, Recipient, cipher_of, open_envelope
 from scep_server.errors import BadAlg, BadMessageCheck, BadRequest, Failure, Transaction, fail_info
+from scep_server.exchange import Exchange, Ra
 from scep_server.message import MessageType, PkiMessage, open_request
 
-__all__ = ["Core", "Exchange", "Ra", "capabilities", "get_ca_caps", "get_ca_cert", "get_next_ca_cert", "pki_operation"]
+__all__ = ["NAMES", "pki_operation"]
 
 MAX_CHAIN = 10
-
-
-class Ra(Protocol):
-    """A realm's RA, as `ca_core.registration.ra.RaIdentity`."""
-
-    @property
-    def certificate(self) -> bytes:
-        """What clients encrypt to."""
-        ...
-
-    @property
-    def earlier(self) -> Sequence[bytes]:
-        """What they encrypted to before."""
-        ...
-
-    @property
-    def issuers(self) -> Sequence[bytes]:
-        """The CA certificates above it."""
-        ...
-
-    @property
-    def key(self) -> RaKey:
-        """The key of them all."""
-        ...
-
-
-class Realms(Protocol):
-    """Finds the realm that a label means."""
-
-    async def resolve(self, protocol: str, label: str | None, server_name: str | None) -> Resolved:
-        """Raises `NotFound`."""
-        ...
-
-
-class Registration(Protocol):
-    """The RA, which decides."""
-
-    async def authenticate(self, resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Requester:
-        """Who is asking."""
-        ...
-
-    async def enroll(
-        self, resolved: Resolved, requester: Requester, csr: ParsedCsr, operation: Operation, call: Call
-    ) -> Issued | Pending | Refused:
-        """Decide, sign and record."""
-        ...
-
-    async def poll(self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call) -> Issued | Refused:
-        """What became of a transaction."""
-        ...
-
-    def refused(self, refusal: Refusal, call: Call, resolved: Resolved | None, *, csr: ParsedCsr | None = None) -> None:
-        """Record a refusal."""
-        ...
-
-    def failed(self, call: Call, resolved: Resolved | None, reason: str) -> None:
-        """Record a fault of our own."""
-        ...
-
-
-class Core(Protocol):
-    """What SCEP needs of the core."""
-
-    @property
-    def realms(self) -> Realms:
-        """The realms."""
-        ...
-
-    @property
-    def registration(self) -> Registration:
-        """The RA's decisions."""
-        ...
-
-    async def ra(self, resolved: Resolved) -> Ra:
-        """The RA's certificate and key. Raises `InternalError`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One request to a known realm."""
-
-    core: Core
-    resolved: Resolved
-    call: Call
-    clock: Callable[[], dt.datetime] = field(repr=False)
-
-    @property
-    def scep(self) -> ScepDocument:
-        """How the realm speaks SCEP."""
-        return self.resolved.realm.document.scep
-
-
-# --- what is published -----------------------------------------------------------------------------------------------
-
-
-def capabilities(exchange: Exchange) -> list[str]:
-    """The keywords of RFC 8894 3.5.2 for what is really on."""
-    found = ["AES"]
-    if exchange.scep.allow_3des:
-        found.append("DES3")
-    found.append("POSTPKIOperation")
-    if exchange.resolved.realm.document.admission.own_certificate:
-        found.append("Renewal")
-    if exchange.scep.allow_sha1:
-        found.append("SHA-1")
-    # SHA-384 is none of the RFC's words, but strongSwan 5.9.8 mixes its flag up with that of AES.
-    return [*found, "SHA-256", "SHA-384", "SHA-512", "SCEPStandard"]
-
-
-async def get_ca_caps(exchange: Exchange) -> Answer:
-    """GetCACaps (RFC 8894 3.5)."""
-    # Without a charset: old clients compare the whole header.
-    return Answer(200, "".join(f"{word}\n" for word in capabilities(exchange)).encode(), "text/plain")
-
-
-async def get_ca_cert(exchange: Exchange) -> Answer:
-    """GetCACert (RFC 8894 4.2): the RA first, then what is above it, all RSA, for stock clients know nothing else."""
-    return await _ca_certificates(exchange, RA_CERT)
-
-
-async def get_ca_cert_chain(exchange: Exchange) -> Answer:
-    """GetCACertChain of the drafts: the same certificates."""
-    return await _ca_certificates(exchange, CA_CERT_CHAIN)
-
-
-async def get_next_ca_cert(exchange: Exchange) -> Answer:  # noqa: ARG001  # an operation, like the others
-    """GetNextCACert (RFC 8894 4.7): there is none, and GetCACaps does not promise one."""
-    raise NotFound("scep_no_next_ca", "There is no next CA certificate.")
-
-
-async def _ca_certificates(exchange: Exchange, content_type: str) -> Answer:
-    ra = await exchange.core.ra(exchange.resolved)
-    return Answer(200, _bundle((ra.certificate, *ra.issuers)), content_type)
-
-
-@lru_cache(maxsize=64)
-def _bundle(certificates: tuple[bytes, ...]) -> bytes:
-    return encode_certs_only(certificates)
-
-
-# --- PKIOperation ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +60,7 @@ class _Desk:
         return [Recipient(_certificate(der), self.ra.key) for der in (self.ra.certificate, *self.ra.earlier)]
 
 
-_NAMES = {
+NAMES = {
     MessageType.RENEWAL_REQ: "RenewalReq",
     MessageType.PKCS_REQ: "PKCSReq",
     MessageType.CERT_POLL: "CertPoll",
@@ -223,7 +78,7 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
         request = open_request(data)
         call = replace(
             call,
-            operation=_NAMES[request.message_type],
+            operation=NAMES[request.message_type],
             transaction_id=request.transaction.transaction_id,
         )
         call = replace(call, tolerances=_tolerances(request, exchange.scep))

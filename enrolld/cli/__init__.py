@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cert": ("cert", "Issued certificates: list, show, revoke."),
     "ca": ("ca", "CA certificates: list, export."),
     "crl": ("crl", "Revocation lists: list, publish."),
-    "explain": ("explain", "Say why the request with this id was answered as it was."),
+    "explain": ("explain", "Say why a request was answered as it was, or what a captured SCEP request would get."),
 }
 """Each command's module under `enrolld.cli`, and its line of help."""
 

@@ -1,23 +1,266 @@
-"""`enrolld explain`: from a request id to what happened."""
+"""`enrolld explain`: from a request id to what happened, or from a captured SCEP request to what would happen now."""
+
+import base64
+import binascii
+import contextlib
+import os
+import re
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
+from ca_core.errors import MalformedRequest, OperatorError, Refusal, UnsupportedMedia
 from enrolld.cli import output
 from enrolld.cli.frame import CommandWithGlobals, Session, pass_session
 
+if TYPE_CHECKING:
+    from ca_core.core import Core
+    from scep_server.story import Captured, Explanation, Step
+
 FIELDS = ["at", "request_id", "realm", "device", "source", "protocol", "operation", "outcome", "code", "message"]
-FIELDS += ["detail", "serial", "key", "tls"]
+FIELDS += ["detail", "serial", "key", "tls", "transaction_id"]
+MAX_INPUT = 512 * 1024  # a message of the 128 KiB that are read, in base64 and percent-encoded, with room to spare
 
 
 @click.command(cls=CommandWithGlobals)
-@click.argument("request_id", metavar="REQUEST-ID")
+@click.argument("what", metavar="REQUEST-ID|FILE")
+@click.option("--realm", metavar="R", help="Whose request FILE holds, where no path in it says so [default].")
 @pass_session
-def explain(session: Session, request_id: str) -> None:
-    """Say why the request with this id (it stands in the log and in the answer) was answered as it was."""
-    values = output.plain(session.run(lambda core: core.attempts.explain(request_id)))
+def explain(session: Session, what: str, realm: str | None) -> None:
+    """Say why a request was answered as it was, or what would be answered now to the SCEP request in FILE.
+
+    REQUEST-ID stands in the log and in the answer. FILE ('-' is standard input) holds a pkiMessage (DER, BER, base64 or
+    PEM), the URL or request line of a GET, or a whole HTTP request. It is decoded step by step; nothing is issued,
+    spent or recorded, and the challengePassword is told as matched or not, never shown.
+    """
+    if what == "-" or os.path.exists(what):
+        _explain_capture(session, what, realm)
+        return
+    if realm is not None:
+        raise click.UsageError("--realm goes with a captured request, and there is no file of this name.")
+    try:
+        values = output.plain(session.run(lambda core: core.attempts.explain(what)))
+    except OperatorError as exc:
+        if exc.code != "request_unknown":
+            raise
+        message = f"There is no file of this name, and {exc.message}."
+        raise OperatorError(exc.code, message, f"Name a captured request that is there; of ids: {exc.remedy}.") from exc
     if session.json:
         output.emit_json(values)
         return
     output.details((name.replace("_", " "), values.get(name)) for name in FIELDS if values.get(name) is not None)
     if values.get("remedy"):
         output.words(output.printable(values["remedy"]))
+
+
+def _explain_capture(session: Session, path: str, realm: str | None) -> None:
+    captured = read_capture(_read(path))
+
+    async def body(core: "Core") -> "Explanation":
+        from ca_core.registration.rehearsal import Rehearsal
+        from scep_server.explain import explain
+
+        config = core.config
+        rehearsal = Rehearsal(
+            core.store, config.unlock_key, clock=config.clock, public_url=config.public_url, demo=config.demo
+        )
+        if realm is not None:
+            await rehearsal.realms.get(realm)
+        return await explain(rehearsal, captured, config.clock, realm=realm)
+
+    missing: OperatorError | None = None
+    try:
+        found = session.run(body, key=True)
+    except OperatorError as exc:
+        if not exc.code.startswith("unlock_key"):
+            raise
+        missing = exc  # what can be read without the key is read all the same
+        found = session.run(body)
+    steps = [_with_key_remedy(session, step, found, missing) for step in found.steps]
+    if session.json:
+        values = {
+            "file": path,
+            "form": found.form,
+            "realm": found.realm,
+            "operation": found.operation,
+            "transaction_id": found.transaction_id,
+            "steps": [output.plain(step) for step in steps],
+            "verdict": output.plain(found.verdict),
+        }
+        output.emit_json(values)
+        return
+    width = max(len(step.step) for step in steps)
+    for step in steps:
+        mark = {True: "ok", False: "FAIL", None: "?"}[step.ok]
+        output.raw(f"{mark:<4}  {step.step.replace('_', ' '):<{width}}  {output.printable(step.text)}")
+        if step.remedy:
+            output.raw(f"{'':<{width + 8}}{output.printable(step.remedy)}")
+    answer = f" The client would see {found.verdict.answer}." if found.verdict.answer else ""
+    output.raw("")
+    output.raw(output.printable(found.verdict.sentence + answer))
+
+
+def _with_key_remedy(session: Session, step: "Step", found: "Explanation", missing: OperatorError | None) -> "Step":
+    """The step that wants the RA's key, with what to do about that."""
+    if step.ok is not None or found.locked is None:
+        return step
+    from ca_core.errors import SealingFailed
+    from enrolld import faults, unlock
+
+    if isinstance(found.locked, SealingFailed):
+        fault = faults.fault_of(found.locked)
+        return replace(step, code=fault.code, remedy=fault.remedy)
+    exc = missing or unlock.missing(session.node())
+    return replace(step, text=f"not tried: {exc.message}", code=exc.code, remedy=exc.remedy)
+
+
+def _read(path: str) -> bytes:
+    if path == "-":
+        data = sys.stdin.buffer.read(MAX_INPUT + 1)
+    elif os.path.isdir(path):
+        raise OperatorError("input_unreadable", f"{path} is a directory.", "Name a file in it.")
+    else:
+        with open(path, "rb") as file:
+            data = file.read(MAX_INPUT + 1)
+    if len(data) > MAX_INPUT:
+        raise OperatorError(
+            "input_too_large",
+            f"The input is longer than {MAX_INPUT // 1024} KiB, and no SCEP request is.",
+            "Cut the one request out of it.",
+        )
+    return data
+
+
+# --- what was caught -------------------------------------------------------------------------------------------------
+
+_REQUEST_LINE = re.compile(r"([A-Z]{3,10}) ([^ ]+)(?: (HTTP/[0-9.]+))?")
+_TARGET = re.compile(r"(/[^\s]*)(?: HTTP/[0-9.]+)?")
+_URL = re.compile(r"https?://([^/?#\s]*)([^#\s]*)(?:#\S*)?", re.IGNORECASE)
+_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----([^-]*)-----END")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+=*\s*")
+_SEQUENCE = 0x30  # what every pkiMessage begins with
+
+
+def read_capture(data: bytes) -> "Captured":
+    """Find out by its content what was caught. Raises `OperatorError` for what is none of it."""
+    from scep_server.ber import to_der
+    from scep_server.story import Captured
+
+    if data[:1] == bytes([_SEQUENCE]):
+        form = "der"
+        with contextlib.suppress(ValueError):  # that it is neither is told when it is decoded
+            form = "der" if to_der(data) == data else "ber"
+        return Captured(form, len(data), data)
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("latin-1").lstrip()
+    first, _, rest = text.partition("\n")
+    first = first.rstrip()
+    if found := _REQUEST_LINE.fullmatch(first):
+        # An empty line alone may be an editor's; as HTTP writes it, it ends a head without a field.
+        return _http(data, found, is_whole=bool(rest.strip()) or rest.startswith("\r\n"))
+    if found := _URL.fullmatch(text.rstrip()):
+        target = found[2] if found[2].startswith("/") else f"/{found[2]}"
+        return Captured("url", len(data), method="GET", target=target, host=_host(found[1].rpartition("@")[2]))
+    if found := _TARGET.fullmatch(text.rstrip()):
+        return Captured("target", len(data), method="GET", target=found[1])
+    form, inner = ("pem", found[1]) if (found := _PEM.search(text)) else ("base64", text)
+    message = _base64(inner)
+    if message[:1] != bytes([_SEQUENCE]):
+        raise OperatorError(
+            "input_unknown",
+            "The input is none of what can be explained." if data.strip() else "The input is empty.",
+            "Give a pkiMessage (DER, BER, base64 or PEM), the URL or request line of a GET, or a whole HTTP request.",
+        )
+    return Captured(form, len(data), message)
+
+
+def _base64(text: str) -> bytes:
+    """What the text is base64 of, in either alphabet and however it is broken into lines; empty when it is not."""
+    if not _BASE64.fullmatch(text):
+        return b""
+    packed = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
+    try:
+        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+    except binascii.Error:
+        return b""
+
+
+def _http(data: bytes, line: re.Match[str], *, is_whole: bool) -> "Captured":
+    """A request line, with or without what follows it."""
+    from enrolld.http_refusal import HttpLimits
+    from scep_server.story import Captured
+
+    method, target, version = line[1], line[2], line[3]
+    host: str | None = None
+    if found := _URL.fullmatch(target):  # a proxy is asked for a whole URL
+        host, target = _host(found[1]), found[2] or "/"
+    form = "http" if is_whole else "request-line"
+    captured = Captured(form, len(data), method=method, target=target, host=host)
+    if len(target) > HttpLimits().max_line_size:
+        return replace(captured, fault=MalformedRequest("http_target_too_long", "The request target is too long."))
+    if not is_whole:
+        return captured
+    head, body = _split(data)
+    fields = _fields(head)
+    if "host" in fields:
+        host = _host(fields["host"])
+    elif version == "HTTP/1.1":
+        return replace(captured, fault=MalformedRequest("http_no_host", "The request has no Host header."))
+    try:
+        body = _body(fields, body) if method == "POST" else b""
+    except Refusal as refusal:
+        return replace(captured, host=host, fault=refusal)
+    return replace(captured, host=host, body=body)
+
+
+def _split(data: bytes) -> tuple[str, bytes]:
+    """The head and the body, also where somebody's editor changed the ends of lines."""
+    found = re.search(rb"\r?\n\r?\n", data.lstrip())
+    start = len(data) - len(data.lstrip())
+    end = (start + found.start(), start + found.end()) if found else (len(data), len(data))
+    return data[start : end[0]].decode("latin-1"), data[end[1] :]
+
+
+def _fields(head: str) -> dict[str, str]:
+    pairs = (line.partition(":") for line in head.splitlines()[1:])
+    return {name.strip().lower(): value.strip() for name, colon, value in pairs if colon}
+
+
+def _body(fields: dict[str, str], body: bytes) -> bytes:
+    if fields.get("content-encoding", "identity").lower() not in ("", "identity"):
+        raise UnsupportedMedia("content_coding_unsupported", "A body with a Content-Encoding is not read here.")
+    if coding := fields.get("transfer-encoding", "").lower():
+        if coding != "chunked":
+            raise UnsupportedMedia("content_coding_unsupported", "A body with this Transfer-Encoding is not read here.")
+        return _unchunked(body)
+    length = fields.get("content-length", "")
+    if not (length.isascii() and length.isdigit() and len(length) < 12):
+        return body if not length else b""
+    if len(body) < int(length):
+        raise MalformedRequest(
+            "http_body_truncated",
+            "The body is shorter than announced.",
+            detail=f"{len(body)} of {length} bytes are in the capture",
+        )
+    return body[: int(length)]
+
+
+def _unchunked(body: bytes) -> bytes:
+    out = bytearray()
+    while True:
+        line, end, body = body.partition(b"\r\n")
+        size = line.partition(b";")[0].strip()
+        if not end or not re.fullmatch(rb"[0-9A-Fa-f]{1,6}", size) or len(body) < (length := int(size, 16)):
+            raise MalformedRequest("http_malformed", "The body did not arrive whole.", detail="a chunk is cut off")
+        if length == 0:
+            return bytes(out)
+        out += body[:length]
+        body = body[length:].removeprefix(b"\r\n")
+
+
+def _host(authority: str) -> str | None:
+    """In lower case and without its port."""
+    host, colon, port = authority.strip().lower().rpartition(":")
+    name = host if colon and port.isdigit() else authority.strip().lower()
+    return name.removesuffix(".") or None

@@ -1,0 +1,105 @@
+"""What an operation works with: the parts of the core that SCEP needs, and one request to a known realm."""
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ca_core.csr import ParsedCsr
+from ca_core.errors import Refusal
+from ca_core.model import Call, Evidence, Issued, Operation, Pending, RaKey, Refused, Requester
+from ca_core.registration.document import ScepDocument
+from ca_core.registration.realm import Resolved
+
+__all__ = ["Core", "Exchange", "Ra", "Realms", "Registration"]
+
+
+class Ra(Protocol):
+    """A realm's RA, as `ca_core.registration.ra.RaIdentity`."""
+
+    @property
+    def certificate(self) -> bytes:
+        """What clients encrypt to."""
+        ...
+
+    @property
+    def earlier(self) -> Sequence[bytes]:
+        """What they encrypted to before."""
+        ...
+
+    @property
+    def issuers(self) -> Sequence[bytes]:
+        """The CA certificates above it."""
+        ...
+
+    @property
+    def key(self) -> RaKey:
+        """The key of them all."""
+        ...
+
+
+class Realms(Protocol):
+    """Finds the realm that a label means."""
+
+    async def resolve(self, protocol: str, label: str | None, server_name: str | None) -> Resolved:
+        """Raises `NotFound`."""
+        ...
+
+
+class Registration(Protocol):
+    """The RA, which decides."""
+
+    async def authenticate(self, resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Requester:
+        """Who is asking."""
+        ...
+
+    async def enroll(
+        self, resolved: Resolved, requester: Requester, csr: ParsedCsr, operation: Operation, call: Call
+    ) -> Issued | Pending | Refused:
+        """Decide, sign and record."""
+        ...
+
+    async def poll(self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call) -> Issued | Refused:
+        """What became of a transaction."""
+        ...
+
+    def refused(self, refusal: Refusal, call: Call, resolved: Resolved | None, *, csr: ParsedCsr | None = None) -> None:
+        """Record a refusal."""
+        ...
+
+    def failed(self, call: Call, resolved: Resolved | None, reason: str) -> None:
+        """Record a fault of our own."""
+        ...
+
+
+class Core(Protocol):
+    """What SCEP needs of the core."""
+
+    @property
+    def realms(self) -> Realms:
+        """The realms."""
+        ...
+
+    @property
+    def registration(self) -> Registration:
+        """The RA's decisions."""
+        ...
+
+    async def ra(self, resolved: Resolved) -> Ra:
+        """The RA's certificate and key. Raises `InternalError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request to a known realm."""
+
+    core: Core
+    resolved: Resolved
+    call: Call
+    clock: Callable[[], dt.datetime] = field(repr=False)
+
+    @property
+    def scep(self) -> ScepDocument:
+        """How the realm speaks SCEP."""
+        return self.resolved.realm.document.scep
