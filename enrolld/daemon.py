@@ -18,7 +18,7 @@ from ca_core.core import Core, CoreConfig
 from ca_core.errors import OperatorError
 from ca_core.names import DEFAULT_REALM
 from ca_core.records import opening
-from enrolld import log, process, running, sockets, unlock
+from enrolld import log, notify, process, running, sockets, unlock
 from enrolld.config import FILE_NAME, Node, starting_file
 from enrolld.process import SocketSettings, WorkerSettings
 from enrolld.running import Listener, RunState
@@ -94,8 +94,11 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
     lock = running.lock(node.dir)  # (1)
     bound: list[tuple[str, socket.socket]] = []
     try:
+        bound += notify.inherited_sockets(_KINDS)
+        handed = {kind for kind, _ in bound}
         for kind in _KINDS:  # (2) first of all: a CA is not made for a daemon that can't listen
-            bound += [(kind, one) for one in sockets.bind(kind, getattr(node, kind))]
+            if kind not in handed:
+                bound += [(kind, one) for one in sockets.bind(kind, getattr(node, kind))]
         public_url = node.public_url(next((one.getsockname()[1] for kind, one in bound if kind == "http"), None))
         key, path = _unlock_key(node, new=new)
         config = _config(node, key, public_url, "supervisor")

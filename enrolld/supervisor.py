@@ -22,6 +22,7 @@ from typing import Any
 
 from ca_core.errors import OperatorError
 from enrolld import process
+from enrolld.notify import notify, watchdog_seconds
 from enrolld.process import Failed, SocketSettings, WorkerSettings
 
 __all__ = ["Reload", "Settings", "Supervisor"]
@@ -86,11 +87,13 @@ class Supervisor:
             if not await self._until_stopped(self._start_all(self._workers, self._settings, sockets)):
                 return
             ready()
+            notify("READY=1", f"STATUS={len(self._workers)} workers serve")
             for worker in self._workers:
                 self._watch(worker, sockets)
             orders = asyncio.create_task(self._obey(sockets, reload))
-            await self._stop.wait()
+            await self._until_told_to_stop()
         finally:
+            notify("STOPPING=1")
             stopping()
             if orders is not None:
                 orders.cancel()
@@ -106,6 +109,7 @@ class Supervisor:
         """Carry out what signals order, one after the other."""
         while True:
             order = await self._orders.get()
+            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 if order == signal.SIGUSR2:
                     for number in [worker.number for worker in self._workers]:
@@ -121,6 +125,8 @@ class Supervisor:
                 _LOG.error("%s: nothing changes. %s %s", order.name, exc.message, exc.remedy)
             except Exception:  # noqa: BLE001  # a bug here must not end a daemon that serves
                 _LOG.exception("%s: nothing changes", order.name)
+            finally:
+                notify("READY=1")
 
     async def _replace(self, numbers: list[int], settings: Settings, sockets: Sockets) -> None:
         """New processes in these places, all or none; the old ones leave when the new ones serve."""
@@ -144,6 +150,16 @@ class Supervisor:
 
     def _watch(self, worker: _Worker, sockets: Sockets) -> None:
         self._keepers[worker.number] = asyncio.create_task(self._keep(worker, sockets))
+
+    async def _until_told_to_stop(self) -> None:
+        """And meanwhile tell the service manager that this loop turns, if it wants to know."""
+        every = watchdog_seconds()
+        while not self._stop.is_set():
+            try:
+                async with asyncio.timeout(every):
+                    await self._stop.wait()
+            except TimeoutError:
+                notify("WATCHDOG=1")
 
     def _stop_now(self) -> None:
         if self._stop.is_set():

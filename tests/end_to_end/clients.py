@@ -1,32 +1,52 @@
 """The foreign programs that the tests run. In CI all must be there; elsewhere a test that lacks one is skipped."""
 
+import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-__all__ = ["FOREIGN", "in_ci", "interop", "needs", "run"]
+from tests.helpers.daemon import eventually
+
+__all__ = ["CURL_PLUGIN", "FOREIGN", "INTEROP", "SCEP_SUBMIT", "in_ci", "interop", "needs", "run", "running_certmonger"]
 
 INTEROP = Path(__file__).parents[2] / "interop"
+SCEP_SUBMIT = "/usr/lib/certmonger/scep-submit"
+CURL_PLUGIN = "/usr/lib/ipsec/plugins/libstrongswan-curl.so"
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A program that is not ours, the Debian package that brings it, and how it tells its version."""
+    """A program that is not ours, the Debian package that brings it, and how it tells its version.
+
+    `program` is found on PATH, or is a file where its package puts it.
+    """
 
     program: str
     package: str
     version: tuple[str, ...]
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it is installed."""
+        return Path(self.program).exists() if self.program.startswith("/") else shutil.which(self.program) is not None
+
 
 FOREIGN = {
+    "certmonger": Foreign(SCEP_SUBMIT, "certmonger", ("/usr/sbin/certmonger", "-v")),
     "curl": Foreign("curl", "curl", ("curl", "--version")),
     "openssl": Foreign("openssl", "openssl", ("openssl", "version")),
     "pki": Foreign("pki", "strongswan-pki", ("pki", "--help")),
+    "pki over HTTP": Foreign(CURL_PLUGIN, "libstrongswan-extra-plugins", ("pki", "--scepca", "--help")),
+    "scepclient": Foreign("scepclient", "scep", ("scepclient", "-version")),
     "strace": Foreign("strace", "strace", ("strace", "--version")),
+    "systemd-analyze": Foreign("systemd-analyze", "systemd", ("systemd-analyze", "--version")),
+    "systemd-socket-activate": Foreign("systemd-socket-activate", "systemd", ("systemd-socket-activate", "--version")),
 }
 """`.ci/run` installs these packages; a test holds that its list is this one."""
 
@@ -40,7 +60,7 @@ def needs(*programs: str) -> None:
     """Skip the calling test when a program is missing; in CI, fail it."""
     for program in programs:
         foreign = FOREIGN[program]
-        if shutil.which(program) is None:
+        if not foreign.is_there:
             reason = f"{program} is not installed (Debian: {foreign.package})"
             if in_ci():
                 pytest.fail(reason)
@@ -83,6 +103,52 @@ def interop(
     if check and done.returncode != 0:
         raise AssertionError(_told((path,), done))
     return done
+
+
+@contextlib.contextmanager
+def running_certmonger() -> Iterator[dict[str, str]]:
+    """A certmonger of our own, beside any that runs on this machine: the settings by which `getcert` finds it."""
+    # A socket's path must be short, and that of a test's folder is not.
+    with tempfile.TemporaryDirectory(prefix="certmonger-") as name:
+        folder = Path(name)
+        socket = folder / "socket"
+        environment = {
+            **_environment(),
+            "CERTMONGER_TMPDIR": name,
+            "CERTMONGER_SYSTEM_LOCK_FILE": str(folder / "lock"),
+        }
+        for kind in ("REQUESTS", "CAS", "LOCAL_CA"):
+            (folder / kind).mkdir()
+            environment[f"CERTMONGER_{kind}_DIR"] = str(folder / kind)
+        settings = {"CERTMONGER_PVT_ADDRESS": f"unix:path={socket}"}
+        with (folder / "log").open("wb") as log:
+            daemon = subprocess.Popen(
+                ["/usr/sbin/certmonger", "-n", "-L", "-P", str(socket)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+
+        def answers() -> bool | None:
+            assert daemon.poll() is None, (folder / "log").read_text(errors="replace")
+            if not socket.exists():
+                return None
+            asked = subprocess.run(
+                ["getcert", "list-cas"],
+                capture_output=True,
+                timeout=30,
+                check=False,
+                env={**environment, **settings},
+            )
+            return True if asked.returncode == 0 else None
+
+        try:
+            eventually(answers, what="certmonger answers")
+            yield settings
+        finally:
+            daemon.terminate()
+            daemon.wait(30)
 
 
 def _environment() -> dict[str, str]:

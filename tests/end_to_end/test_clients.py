@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,19 @@ def test_a_missing_client_skips_the_test_elsewhere(monkeypatch: pytest.MonkeyPat
         clients.needs("pki")
 
 
+def test_a_missing_file_of_a_client_skips_the_test_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    lost = replace(clients.FOREIGN["pki over HTTP"], program="/nowhere/libstrongswan-curl.so")
+    monkeypatch.setitem(clients.FOREIGN, "pki over HTTP", lost)
+    with pytest.raises(pytest.skip.Exception, match=r"is not installed \(Debian: libstrongswan-extra-plugins\)"):
+        clients.needs("pki over HTTP")
+
+
 def test_ci_installs_exactly_the_clients_that_the_tests_need() -> None:
     listed = re.search(r"^foreign=\((.*?)\)$", CI_RUN.read_text(), re.MULTILINE | re.DOTALL)
     assert listed
     pairs = dict(pair.split(":") for pair in listed[1].split())
-    assert {name: foreign.package for name, foreign in clients.FOREIGN.items()} == pairs
+    assert {foreign.program: foreign.package for foreign in clients.FOREIGN.values()} == pairs
 
 
 def test_ci_script_is_sound_shell() -> None:
