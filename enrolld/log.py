@@ -33,14 +33,22 @@ def setup(settings: LogSettings, process: str) -> None:
 
 
 def request(
-    *, request_id: str, client: str, method: str, path: str, status: int, seconds: float, fields: Mapping[str, Any]
+    *,
+    request_id: str,
+    client: str,
+    method: str,
+    path: str,
+    status: int,
+    is_refusal: bool,
+    seconds: float,
+    fields: Mapping[str, Any],
 ) -> None:
     """One line for one request; `fields` are further ECS names."""
     if not _REQUESTS.isEnabledFor(logging.INFO):
         return
     ecs = {
         "event.action": "request",
-        "event.outcome": "success" if status < 400 else "failure",
+        "event.outcome": "failure" if is_refusal else "success",
         "event.duration": int(seconds * 1e9),
         "client.ip": client,
         "http.request.method": method,

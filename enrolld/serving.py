@@ -137,7 +137,8 @@ def request_logger(refusals: RefusalLog) -> Middleware:
             request[LOGGED] = True
             client = request.remote or ""
             code = str(fields.get("event.code", status))
-            if status < 400 or refusals.admits(client, str(fields.get("enrolld.realm", "")), code):
+            is_refusal = status >= 400 or "event.code" in fields  # a CertRep FAILURE is a 200
+            if not is_refusal or refusals.admits(client, str(fields.get("enrolld.realm", "")), code):
                 tls = request.transport.get_extra_info("tls") if request.transport is not None else None
                 log.request(
                     request_id=request_id or request_id_of(request),
@@ -145,6 +146,7 @@ def request_logger(refusals: RefusalLog) -> Middleware:
                     method=request.method,
                     path=request.path,
                     status=status,
+                    is_refusal=is_refusal,
                     seconds=time.monotonic() - started,
                     fields={"tls.version": tls.version, "tls.cipher": tls.cipher, **fields} if tls else fields,
                 )

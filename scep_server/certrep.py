@@ -124,7 +124,7 @@ async def write_failure(
     digest: Digest | None = None,
     random: RandomBytes = os.urandom,
 ) -> bytes:
-    """A FAILURE. It holds no envelope, and is signed with SHA-256 unless `digest` says else."""
+    """A FAILURE. Its content is empty; it is signed with SHA-256 unless `digest` says else."""
     attributes = [
         _attribute(oids.PKI_STATUS, _printable("2")),
         _attribute(oids.FAIL_INFO, _printable(str(FailInfo(fail_info).value))),
@@ -142,7 +142,7 @@ async def write_pending(
     digest: Digest | None = None,
     random: RandomBytes = os.urandom,
 ) -> bytes:
-    """A PENDING. It holds no envelope, and is signed with SHA-256 unless `digest` says else."""
+    """A PENDING. Its content is empty; it is signed with SHA-256 unless `digest` says else."""
     attributes = [_attribute(oids.PKI_STATUS, _printable("3"))]
     return await _write(transaction, attributes, None, digest or hashes.SHA256(), signer, now, random)
 
@@ -197,12 +197,13 @@ async def _write(
         der.sequence(der.oid(oids.RSA_ENCRYPTION), der.NULL),  # strongSwan 5.9.8 refuses shaXWithRSA here
         der.octets(signature),
     )
-    # "the entire pkcsPKIEnvelope MUST be omitted" -- RFC 8894 3.3.2.2 and 3.3.2.3
-    parts = [der.oid(oids.DATA)] if content is None else [der.oid(oids.DATA), der.tlv(0xA0, der.octets(content))]
+    # "The pkcsPKIEnvelope (Section 3.2.2) MUST be omitted." -- RFC 8894 3.3.2.2 and 3.3.2.3. What it would stand in is
+    # there, and empty: without it certmonger takes a refusal for a server that can't be reached, and asks for ever.
+    encapsulated = der.sequence(der.oid(oids.DATA), der.tlv(0xA0, der.octets(content or b"")))
     signed = der.sequence(
         der.integer(1),
         der.set_of([digest_algorithm]),
-        der.sequence(*parts),
+        encapsulated,
         der.tlv(0xA0, signer.certificate.der),
         der.set_of([signer_info]),
     )

@@ -55,6 +55,23 @@ def test_no_recipe_goes_without_verifying_the_server() -> None:
             assert "--cacert" in call, call
 
 
+def test_no_recipe_believes_what_scep_gives_without_the_root() -> None:
+    """Over plain HTTP the root must vouch for the RA, and for what was issued; over TLS, for the server."""
+    for script in SCRIPTS:
+        recipe = (TOP / script).read_text().partition("# --- recipe\n")[2].replace("\\\n", "")
+        for line in recipe.splitlines():
+            if "--scepca" in line or "scep-submit" in line:
+                assert "-CAfile root.pem -untrusted" in recipe
+                assert "-purpose smimeencrypt" in recipe
+                assert recipe.index("openssl verify") < recipe.index("mv fetched-ra.pem ra.pem")
+            if "pki --scep " in line:
+                assert "--cacert root.pem" in line
+            if "scepclient " in line:
+                assert line.startswith("SSL_CERT_FILE=root.pem SSL_CERT_DIR=/none ")
+            if "add-scep-ca" in line:
+                assert '-r "$PWD/ra.pem" -N "$PWD/root.pem"' in line  # else it takes what it finds
+
+
 def test_no_recipe_puts_the_secret_where_ps_shows_it() -> None:
     for script in SCRIPTS:
         for line in (TOP / script).read_text().partition("# --- recipe\n")[2].splitlines():
@@ -63,7 +80,7 @@ def test_no_recipe_puts_the_secret_where_ps_shows_it() -> None:
 
 @pytest.mark.foreign
 def test_whoever_pastes_the_readme_gets_what_it_promises(own_daemon: Daemon, tmp_path: Path) -> None:
-    clients.needs("curl", "openssl", "pki")
+    clients.needs("curl", "openssl", "pki", "pki over HTTP", "scepclient", "certmonger")
     port = str(own_daemon.https_port)
     folder = tmp_path / "checkout"
     folder.mkdir()
@@ -76,22 +93,23 @@ def test_whoever_pastes_the_readme_gets_what_it_promises(own_daemon: Daemon, tmp
         if mark == "why":  # of a request id that is an example
             continue
         if mark == "interop/strongswan/estca.sh":  # another device, in another folder
-            lines.append("cp root.pem strongswan/ && cd strongswan")
+            lines.append("cp root.pem ca.pem strongswan/ && cd strongswan")
         if mark == "realms":
             lines.append("cd ..")
-        lines.append(commands.replace(":8443", f":{port}"))
+        lines.append(commands.replace(":8443", f":{port}").replace(":8080", f":{own_daemon.http_port}"))
         if mark.startswith("settings:"):
             lines.append('SECRET=$(enrolld device secret "$NAME" --json | sed \'s/.*"secret": *"\\([^"]*\\)".*/\\1/\')')
     (folder / "strongswan").mkdir()
-    done = subprocess.run(
-        ["sh", "-x"],
-        cwd=folder,
-        input="\n".join(lines).encode(),
-        capture_output=True,
-        timeout=120,
-        check=False,
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "CURL_HOME": str(folder)},
-    )
+    with clients.running_certmonger() as certmonger:
+        done = subprocess.run(
+            ["sh", "-x"],
+            cwd=folder,
+            input="\n".join(lines).encode(),
+            capture_output=True,
+            timeout=120,
+            check=False,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "CURL_HOME": str(folder), **certmonger},
+        )
     assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
     assert {row["device"] for row in own_daemon.command("cert", "list")} == {"sensor-17", "sensor-18"}
     assert {row["realm"] for row in own_daemon.command("device", "list")} == {"default", "cameras"}

@@ -28,6 +28,7 @@ def request(**changes: object) -> None:
         "method": "GET",
         "path": "/pki/x\n\x1b[2J\u202e",
         "status": 404,
+        "is_refusal": True,
         "seconds": 0.25,
         "fields": {"tls.version": "TLSv1.3", "enrolld.device": None},
     }
