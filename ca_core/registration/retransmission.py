@@ -60,7 +60,11 @@ _RENEWALS = Query(
 )
 _FIRSTS = Query(
     select(_c.status)
-    .where(*_OF_TRANSACTION, _c.request_key == bindparam("request_key"), (_c.status != "valid") | _USABLE)
+    .where(
+        *_OF_TRANSACTION,
+        _c.request_key == bindparam("request_key"),
+        (_c.status != "valid") | _c.replaced_by_id.is_not(None) | (_c.not_after > bindparam("now")),
+    )
     .order_by(_c.id.desc())
     .limit(1)
 )
@@ -119,7 +123,7 @@ async def transacted_before(
         if renewals and all(row[0] != key for row in renewals):
             raise NotAuthorized("transaction_of_other_request", "The transaction was one for another request.")
     else:
-        # A factory identity lasts: its device may begin anew when what it got was replaced or has expired.
+        # A factory identity lasts: its device may begin anew when what it got has expired, and was never renewed.
         renewals = await store.fetch(_FIRSTS, **of, request_key=key, now=now)
     if not renewals:
         return None

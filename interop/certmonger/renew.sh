@@ -4,5 +4,7 @@
 set -eu
 
 # --- recipe
-getcert rekey -i "$NAME" -N "CN=$NAME" -w --wait-timeout=60 || { getcert list -i "$NAME"; false; } &&
+old=$(openssl x509 -in device.pem -noout -serial) &&
+getcert rekey -i "$NAME" -N "CN=$NAME" -w --wait-timeout=60 &&
+[ "$(openssl x509 -in device.pem -noout -serial)" != "$old" ] || { getcert list -i "$NAME"; false; } &&
 openssl verify -CAfile root.pem -untrusted ca.pem device.pem
