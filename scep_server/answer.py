@@ -17,10 +17,7 @@ RETRY_AFTER = 60
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. `code` is why it is a refusal, and `call` what the message said of itself: both for the log.
-
-    `is_failure`: a CertRep that must leave on the tick.
-    """
+    """A response. `code` is why it is a refusal, and `call` what the message said of itself: both for the log."""
 
     status: int
     body: bytes
@@ -28,7 +25,6 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     code: str = ""
     call: Call | None = None
-    is_failure: bool = False
 
 
 def text_answer(

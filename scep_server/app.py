@@ -66,7 +66,6 @@ class Scep:
 
     async def serve(self, request: web.Request) -> web.Response:
         """Answer one request, whatever happens."""
-        since = time.monotonic()
         request_id = self._new_request_id()
         tls = self._peer(request)
         query = read_query(request.raw_path)
@@ -90,8 +89,6 @@ class Scep:
             if not getattr(error, "recorded", False):
                 self._core.registration.failed(progress.call, progress.resolved, type(error).__name__)
             answer = failure(error, request_id)
-        if answer.is_failure:
-            await self._tick.wait(since)
         return _response(answer, request_id, progress)
 
     async def _answer(self, request: web.Request, query: Query, tls: TlsPeer | None, progress: _Progress) -> Answer:
@@ -105,7 +102,7 @@ class Scep:
         if request.method not in served.methods:
             progress.allow = ", ".join(served.methods)
             raise NotFound("method_not_allowed", f"This operation takes {' or '.join(served.methods)} only.")
-        exchange = Exchange(self._core, progress.resolved, progress.call, self._clock)
+        exchange = Exchange(self._core, progress.resolved, progress.call, self._clock, self._tick)
         if served.answer is None:
             return await pki_message(exchange, request, query)
         return await served.answer(exchange)

@@ -10,6 +10,7 @@ from ca_core.errors import Refusal
 from ca_core.model import Call, Evidence, Issued, Operation, Pending, RaKey, Refused, Requester
 from ca_core.registration.document import ScepDocument
 from ca_core.registration.realm import Resolved
+from scep_server.tick import Tick
 
 __all__ = ["Core", "Exchange", "Ra", "Realms", "Registration"]
 
@@ -92,12 +93,13 @@ class Core(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request to a known realm."""
+    """One request to a known realm. `tick` is when refusals leave, None for at once."""
 
     core: Core
     resolved: Resolved
     call: Call
     clock: Callable[[], dt.datetime] = field(repr=False)
+    tick: Tick | None = field(default=None, repr=False)
 
     @property
     def scep(self) -> ScepDocument:

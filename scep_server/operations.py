@@ -8,6 +8,7 @@ How the envelope failed is told to nobody (RFC 3218), nor is what the CSR in it 
 key: whoever bends somebody else's envelope would read its content off the difference.
 """
 
+import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -74,8 +75,11 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
     ra = await exchange.core.ra(exchange.resolved)
     desk = _Desk(exchange, ra, _certificate(ra.certificate))
     call, request, csr = exchange.call, None, None
+    since = time.monotonic()
     try:
         request = open_request(data)
+        # From here on it matters how long it takes. Until here the sender could say: by the size of his message.
+        since = time.monotonic()
         call = replace(
             call,
             operation=NAMES[request.message_type],
@@ -98,7 +102,7 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
                 )
             case _:
                 raise BadRequest("scep_not_served", "Certificates and CRLs are fetched over plain HTTP.")
-        return await _outcome_answer(desk, request, algorithms, outcome, call)
+        answer = await _outcome_answer(desk, request, algorithms, outcome, call)
     except Refusal as refusal:
         if request is not None:
             transaction = request.transaction
@@ -108,12 +112,15 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
             raise
         call = replace(call, transaction_id=transaction.transaction_id)
         exchange.core.registration.refused(refusal, call, exchange.resolved, csr=csr)
-        return await _refusal_answer(desk, transaction, refusal, request, call)
+        answer = await _refusal_answer(desk, transaction, refusal, request, call)
     except InternalError as error:
         if not error.recorded:
             exchange.core.registration.failed(call, exchange.resolved, str(error))
             error.recorded = True
         raise
+    if answer.code and exchange.tick is not None:
+        await exchange.tick.wait(since)
+    return answer
 
 
 _SHA1 = "scep.allow_sha1"
@@ -209,7 +216,7 @@ async def _refusal_answer(
     text = f"The request is refused; the server's log says why, under the request id {call.request_id}."
     now = desk.exchange.clock()
     body = await write_failure(transaction, fail_info(refusal), text, signer=desk, now=now, digest=digest)
-    return Answer(200, body, PKI_MESSAGE, code=refusal.code, call=call, is_failure=True)
+    return Answer(200, body, PKI_MESSAGE, code=refusal.code, call=call)
 
 
 @lru_cache(maxsize=256)
