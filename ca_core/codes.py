@@ -108,7 +108,8 @@ CODES: dict[str, str] = {
     "channel_binding_missing": "This realm wants the CSR linked to the TLS session (RFC 7030 3.5); use a client that "
     "can, or set channel_binding = 'optional' in the realm.",
     # --- who asks ------------------------------------------------------------------------------------------------
-    "credentials_missing": "Send the device's secret as the Basic password, or present a client certificate.",
+    "credentials_missing": "Send the device's secret (EST: the Basic password; SCEP: the challengePassword), or "
+    "present a certificate.",
     "credentials_malformed": "The Authorization header can't be read; send 'Basic' with base64 of user:secret.",
     "secret_unknown": "No such secret in this realm; make one with 'enrolld device secret NAME'.",
     "secret_wrong": "The secret's first half is known, its second is not; copy it again, or make a new one.",

@@ -29,6 +29,7 @@ __all__ = ["MAX_DER", "MAX_NAMES", "ParsedCsr", "canonical_san", "canonical_subj
 
 MAX_DER = 16 * 1024
 MAX_NAMES = 100
+MAX_ATTRIBUTES = 32
 MAX_ATTRIBUTE_VALUE = 255  # RFC 2985 pkcs-9-ub-challengePassword, RFC 7894 ub-est-identity-linking
 MAX_COMMON_NAME = 64  # RFC 5280 ub-common-name
 MAX_SUBJECT_VALUE = 255
@@ -67,6 +68,10 @@ class ParsedCsr:
             raise TooLarge("body_too_large", f"The PKCS#10 request is longer than {MAX_DER} bytes.")
         csr = _load(der)
         parts = _parts(der)
+        if _has_more(der, parts.subject, MAX_NAMES):
+            raise MalformedRequest("csr_too_many_names", f"The CSR's subject has more than {MAX_NAMES} parts.")
+        if _has_more(der, parts.attributes, MAX_ATTRIBUTES):
+            raise MalformedRequest("csr_attribute_malformed", f"The CSR has more than {MAX_ATTRIBUTES} attributes.")
         key = load_public_key(der[parts.spki])
         subject, common_name = _read_subject(csr)
         attributes = _read_attributes(der, parts.attributes)
@@ -143,6 +148,7 @@ class _Parts:
     """Where the parts of a request lie in it; `signed` is the CertificationRequestInfo."""
 
     signed: slice
+    subject: slice
     spki: slice
     attributes: slice
 
@@ -152,12 +158,17 @@ def _parts(der: bytes) -> _Parts:
         _, signed, end = _element(der, 0, len(der))
         _, start, end = _element(der, signed, end)
         _, _, version_end = _element(der, start, end)
-        _, _, subject_end = _element(der, version_end, end)
+        _, subject, subject_end = _element(der, version_end, end)
         _, _, spki_end = _element(der, subject_end, end)
         _, attributes, attributes_end = _element(der, spki_end, end)
     except ValueError as exc:
         raise MalformedRequest("not_pkcs10", "The body is not a PKCS#10 request in DER.", detail=str(exc)) from exc
-    return _Parts(slice(signed, end), slice(subject_end, spki_end), slice(attributes, attributes_end))
+    return _Parts(
+        slice(signed, end),
+        slice(subject, subject_end),
+        slice(subject_end, spki_end),
+        slice(attributes, attributes_end),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +447,20 @@ def _element(der: bytes, start: int, end: int) -> tuple[int, int, int]:
     if content + length > end:
         raise ValueError("an element is cut off")
     return tag, content, content + length
+
+
+def _has_more(der: bytes, where: slice, most: int) -> bool:
+    """Whether more than so many elements are in this part of it, in time that does not depend on how many more."""
+    position: int = where.start
+    end: int = where.stop
+    try:
+        for _ in range(most):
+            if position >= end:
+                return False
+            _, _, position = _element(der, position, end)
+    except ValueError as exc:
+        raise MalformedRequest("not_pkcs10", "The body is not a PKCS#10 request in DER.", detail=str(exc)) from exc
+    return position < end
 
 
 def _elements(der: bytes, where: slice) -> list[bytes]:

@@ -206,8 +206,8 @@ names = [{given}]
 # workers = 1
 
 [listen]                    # ADDR:PORT, a list of them, or "off"; ":8443" is every address, IPv4 and IPv6
-# https = ":8443"           # EST
-# http = ":8080"            # CRLs and CA certificates
+# https = ":8443"           # EST, SCEP
+# http = ":8080"            # SCEP, CRLs and CA certificates
 # admin = "127.0.0.1:8081"  # /healthz and /readyz
 
 [store]

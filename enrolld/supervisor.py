@@ -118,7 +118,6 @@ class Supervisor:
                 else:
                     settings, adopted = await reload()
                     await self._replace([worker.number for worker in self._workers], settings, sockets)
-                    self._settings = settings
                     await adopted()
                     _LOG.info("SIGHUP: the configuration was read again, and every worker has it")
             except OperatorError as exc:
@@ -144,6 +143,7 @@ class Supervisor:
         self._workers = sorted(
             [*(worker for worker in self._workers if worker not in old), *fresh], key=lambda worker: worker.number
         )
+        self._settings = settings  # before the old ones are waited for: one of the new may die meanwhile
         for worker in fresh:
             self._watch(worker, sockets)
         await self._drain(old)

@@ -96,9 +96,21 @@ _NOT_ASKED_BEFORE: dict[str, ColumnElement[bool]] = {
     )
 }
 
+# A factory identity has a key certified once in a transaction: what it signed may be sent again by anybody.
+_FACTORY: dict[str, ColumnElement[bool]] = {
+    "transaction_not_begun": not_(
+        exists().where(
+            _x.realm_id == bindparam("realm_id"),
+            _x.transaction_id == bindparam("transaction_id"),
+            _x.device_id == bindparam("device_id"),
+            _x.spki_sha256 == bindparam("spki_sha256"),
+        )
+    ),
+}
+
 CONDITIONS: dict[Means, dict[str, ColumnElement[bool]]] = {
     Means.SECRET: _ALWAYS | _SECRET,
-    Means.IDEVID: _ALWAYS | _CREDENTIAL_KEY | _NOT_ASKED_BEFORE,
+    Means.IDEVID: _ALWAYS | _CREDENTIAL_KEY | _FACTORY | _NOT_ASKED_BEFORE,
     Means.OWN_CERTIFICATE: _ALWAYS | _CREDENTIAL_KEY | _OWN | _NOT_ASKED_BEFORE,
 }
 

@@ -81,14 +81,21 @@ def check_asked(profile: Profile, requester: Requester, csr: ParsedCsr, operatio
         raise NotAuthorized(
             "subject_mismatch",
             "The request's subject is not the name of this device.",
-            detail=f"asked CN {ascii(csr.common_name)[:100]}, device {device.name}",
+            detail=f"asked CN {_shown(csr.common_name, requester)[:100]}, device {device.name}",
         )
     own = requester.certificate
     if own is not None and profile.document.rekey == "required" and own.spki_sha256 == csr.spki_sha256:
         raise BadKey("rekey_required", "A renewal needs a new key.")
     others = sorted({a.rfc4514_attribute_name for a in csr.subject if a.oid != NameOID.COMMON_NAME})
     names = sorted(set(csr.san) - set(device.names))
-    return (*(f"subject {ascii(name)[1:-1][:40]}" for name in others), *(f"SAN {ascii(n)[1:-1][:100]}" for n in names))
+    dropped = [f"subject {ascii(name)[1:-1][:40]}" for name in others]
+    return (*dropped, *(f"SAN {_shown(name, requester)[1:-1][:100]}" for name in names))
+
+
+def _shown(asked: str, requester: Requester) -> str:
+    """What was asked for, for the record, unless somebody put the secret there."""
+    secret = requester.evidence.secret
+    return ascii(asked.replace(secret, "(the secret)") if secret else asked)
 
 
 def _check_renewal(requester: Requester, csr: ParsedCsr) -> None:

@@ -58,16 +58,7 @@ _OF_TRANSACTION = (
 _RENEWALS = Query(
     select(_c.request_key).where(*_OF_TRANSACTION, _c.renews_id == bindparam("renews_id")).order_by(_c.id).limit(20)
 )
-_FIRSTS = Query(
-    select(_c.status)
-    .where(
-        *_OF_TRANSACTION,
-        _c.request_key == bindparam("request_key"),
-        (_c.status != "valid") | _c.replaced_by_id.is_not(None) | (_c.not_after > bindparam("now")),
-    )
-    .order_by(_c.id.desc())
-    .limit(1)
-)
+_ANY = Query(select(_c.id).where(*_OF_TRANSACTION).limit(1))
 _NEWEST = Query(select(_c.der, _c.serial).where(*_OF_TRANSACTION, _USABLE).order_by(_c.id.desc()).limit(1))
 
 
@@ -123,8 +114,8 @@ async def transacted_before(
         if renewals and all(row[0] != key for row in renewals):
             raise NotAuthorized("transaction_of_other_request", "The transaction was one for another request.")
     else:
-        # A factory identity lasts: its device may begin anew when what it got has expired, and was never renewed.
-        renewals = await store.fetch(_FIRSTS, **of, request_key=key, now=now)
+        # A factory identity lasts, and so would a copy of what it once signed: with it, a key is certified once.
+        renewals = await store.fetch(_ANY, **of)
     if not renewals:
         return None
     row = await store.first(_NEWEST, **of, now=now)

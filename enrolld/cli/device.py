@@ -169,6 +169,6 @@ def _hand_out(session: Session, handed: object) -> None:
         return
     output.details((key, values[key]) for key in ("device", "realm", "profile", "username", "secret", "expires"))
     session.next(
-        "The secret is shown this once: it is the password of EST's Basic authentication. When the device has asked:",
+        "The secret is shown this once: EST's Basic password, and SCEP's challengePassword. When the device has asked:",
         f"device why {values['device']}" + (f" --realm {values['realm']}" if values["realm"] != "default" else ""),
     )

@@ -1,7 +1,6 @@
 """`enrolld explain`: from a request id to what happened, or from a captured SCEP request to what would happen now."""
 
 import base64
-import binascii
 import contextlib
 import os
 import re
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ca_core.errors import MalformedRequest, OperatorError, Refusal, UnsupportedMedia
+from ca_core.errors import MalformedRequest, NotFound, OperatorError, Refusal, UnsupportedMedia
 from enrolld.cli import output
 from enrolld.cli.frame import CommandWithGlobals, Session, pass_session
 
@@ -139,7 +138,6 @@ _REQUEST_LINE = re.compile(r"([A-Z]{3,10}) ([^ ]+)(?: (HTTP/[0-9.]+))?")
 _TARGET = re.compile(r"(/[^\s]*)(?: HTTP/[0-9.]+)?")
 _URL = re.compile(r"https?://([^/?#\s]*)([^#\s]*)(?:#\S*)?", re.IGNORECASE)
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----([^-]*)-----END")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+=*\s*")
 _SEQUENCE = 0x30  # what every pkiMessage begins with
 
 
@@ -177,12 +175,10 @@ def read_capture(data: bytes) -> "Captured":
 
 def _base64(text: str) -> bytes:
     """What the text is base64 of, in either alphabet and however it is broken into lines; empty when it is not."""
-    if not _BASE64.fullmatch(text):
-        return b""
     packed = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
-    except binascii.Error:
+    except ValueError:  # also for what is not ASCII
         return b""
 
 
@@ -193,10 +189,13 @@ def _http(data: bytes, line: re.Match[str], *, is_whole: bool) -> "Captured":
 
     method, target, version = line[1], line[2], line[3]
     host: str | None = None
-    if found := _URL.fullmatch(target):  # a proxy is asked for a whole URL
-        host, target = _host(found[1]), found[2] or "/"
+    is_absolute = False
+    if found := _URL.fullmatch(target):
+        host, target, is_absolute = _host(found[1]), found[2] or "/", is_whole
     form = "http" if is_whole else "request-line"
     captured = Captured(form, len(data), method=method, target=target, host=host)
+    if is_absolute:  # a proxy is asked so, and this server is none; a line alone may come out of a proxy's log
+        return replace(captured, fault=NotFound("http_not_found", "The request target is a whole URL."))
     if len(target) > HttpLimits().max_line_size:
         return replace(captured, fault=MalformedRequest("http_target_too_long", "The request target is too long."))
     if not is_whole:
