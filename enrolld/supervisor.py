@@ -194,7 +194,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         inherited = tuple(SocketSettings(kind, one.fileno()) for kind, one in sockets)
         # A terminal sends SIGINT to the whole group, but draining is the supervisor's to order: the mask is inherited.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
         try:
             worker.child = subprocess.Popen(  # noqa: ASYNC220, S603  # our own interpreter and module; no wait
                 # -P: a file in the current directory never stands in for a module.

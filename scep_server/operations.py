@@ -8,6 +8,7 @@ How the envelope failed is told to nobody (RFC 3218), nor is what the CSR in it 
 key: whoever bends somebody else's envelope would read its content off the difference.
 """
 
+import hashlib
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -93,6 +94,7 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
         match request.message_type:
             case MessageType.PKCS_REQ | MessageType.RENEWAL_REQ:
                 csr = await _open_csr(desk, request)
+                call = _without_challenge(call, csr)
                 if csr.signature_hash == "sha1" and _SHA1 not in call.tolerances:
                     call = replace(call, tolerances=(*call.tolerances, _SHA1))
                 outcome = await _enroll(exchange, request, csr, call)
@@ -111,7 +113,8 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
             transaction = refusal.transaction
         else:
             raise
-        call = replace(call, transaction_id=transaction.transaction_id)
+        if call.transaction_id is None:
+            call = replace(call, transaction_id=transaction.transaction_id)
         exchange.core.registration.refused(refusal, call, exchange.resolved, csr=csr)
         answer = await _refusal_answer(desk, transaction, refusal, request, call)
     except InternalError as error:
@@ -180,6 +183,14 @@ async def _enroll(exchange: Exchange, request: PkiMessage, csr: ParsedCsr, call:
     requester = await registration.authenticate(resolved, _evidence(request, csr), csr)
     operation = Operation.RENEW if request.message_type is MessageType.RENEWAL_REQ else Operation.ENROLL
     return await registration.enroll(resolved, requester, csr, operation, call)
+
+
+def _without_challenge(call: Call, csr: ParsedCsr) -> Call:
+    """The call, with a transactionID that is fit for the record: somebody may have put the secret there."""
+    named, challenge = call.transaction_id or "", csr.challenge_password or ""
+    if len(challenge) < 8 or challenge not in named:
+        return call
+    return replace(call, transaction_id=f"sha256:{hashlib.sha256(named.encode()).hexdigest()}")
 
 
 def _evidence(request: PkiMessage, csr: ParsedCsr) -> Evidence:

@@ -20,7 +20,7 @@ _REVOKE = Query(
     .where(
         _c.realm_id == bindparam("of_realm"),
         _c.id == bindparam("of_id"),
-        _c.kind == "device",
+        (_c.kind == "device") | (_c.kind == "ra"),
         _c.status != "revoked",
         _c.status != bindparam("new_status"),  # a hold on top of a hold is no news either
     )

@@ -103,7 +103,10 @@ class Certificates:
     async def revoke(
         self, serial: str, *, reason: str = "unspecified", realm: str | None = None, actor: str
     ) -> Revocation:
-        """Revoke a device certificate. When this returns, it renews nothing any more. Raises `OperatorError`."""
+        """Revoke a device's certificate, or an RA's, in whose place the running daemon makes one with another key.
+
+        When this returns, it renews nothing any more. Raises `OperatorError`.
+        """
         reason = parse_reason(reason)
         row = await self._find(serial, realm)
         unit = revocation_unit(
@@ -141,7 +144,7 @@ class Certificates:
         if len(rows) > 1:
             places = ", ".join(f"{row[2]} (realm {row[3]})" for row in rows)
             raise OperatorError("serial_ambiguous", f"{canonical} is a serial of: {places}", "name one with --realm")
-        if rows[0][19] != "device":
+        if rows[0][19] not in ("device", "ra"):
             raise OperatorError(
                 "certificate_infrastructure",
                 f"{canonical} belongs to enrolld itself",

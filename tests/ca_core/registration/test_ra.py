@@ -12,7 +12,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from ca_core.core import Core
 from ca_core.csr import ParsedCsr
-from ca_core.errors import OperatorError, Unavailable
+from ca_core.errors import Unavailable
 from ca_core.model import Evidence
 from ca_core.registration.ra import RaIdentity
 from tests.helpers.bad_csr import good_csr, rsa_key
@@ -149,17 +149,27 @@ async def test_its_key_is_no_device_s(core: Core) -> None:
     assert await code_of(core, Evidence(secret=secret), csr_of(rsa_key())) == "issued"
 
 
-async def test_it_is_in_no_list_of_devices_certificates_and_not_revoked_as_one(core: Core) -> None:
+async def test_it_is_in_no_list_of_devices_certificates(core: Core) -> None:
     await core.ra_certificates.ensure()
     device = await enrolled(core)
     listed = await core.certificates.list(limit=10)
     assert [row.serial for row in listed] == [device.serial]
-    serial = format(read((await ra_of(core)).certificate).serial_number, "x")
-    with pytest.raises(OperatorError) as caught:
-        await core.certificates.revoke(serial, actor=ME)
-    assert caught.value.code == "certificate_infrastructure"
     (default,) = [row for row in (await core.status()).realms if row.realm == "default"]
     assert default.certificates == {"valid": 1}
+
+
+async def test_an_operator_revokes_it_and_another_with_another_key_takes_its_place(
+    core: Core, installation: Installation
+) -> None:
+    await core.ra_certificates.ensure()
+    before = read((await ra_of(core)).certificate)
+    revocation = await core.certificates.revoke(format(before.serial_number, "x"), reason="keyCompromise", actor=ME)
+    assert (revocation.certificate.status, revocation.issuer) == ("revoked", "default-rsa-1")
+    await core.ra_certificates.ensure()
+    after = read((await ra_of(core)).certificate)
+    assert after.public_key() != before.public_key()
+    (event,) = installation.events("certificate.revoked")
+    assert event == {"reason": "keyCompromise"}
 
 
 async def test_each_is_an_event_without_its_key(core: Core, installation: Installation) -> None:
