@@ -121,9 +121,9 @@ class Supervisor:
                     await adopted()
                     _LOG.info("SIGHUP: the configuration was read again, and every worker has it")
             except OperatorError as exc:
-                _LOG.error("%s: nothing changes. %s %s", order.name, exc.message, exc.remedy)
+                _LOG.error("%s: it was not carried out. %s %s", order.name, exc.message, exc.remedy)
             except Exception:  # noqa: BLE001  # a bug here must not end a daemon that serves
-                _LOG.exception("%s: nothing changes", order.name)
+                _LOG.exception("%s: it was not carried out", order.name)
             finally:
                 notify("READY=1")
 

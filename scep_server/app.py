@@ -22,6 +22,7 @@ from scep_server.answer import Answer, failure, refusal_answer
 from scep_server.exchange import Core, Exchange
 from scep_server.handlers import find, pki_message
 from scep_server.query import Query, is_scep_path, read_label, read_query
+from scep_server.seen import SeenKeys
 from scep_server.tick import Tick
 
 __all__ = ["LOG_FIELDS", "Scep", "is_scep_path"]
@@ -62,6 +63,7 @@ class Scep:
         self._new_request_id = new_request_id
         self._clock = clock
         self._tick = tick or Tick()
+        self._seen = SeenKeys()
         self._complaints = Buckets(rate=0.5, burst=20, clock=time.monotonic)
 
     async def serve(self, request: web.Request) -> web.Response:
@@ -102,7 +104,7 @@ class Scep:
         if request.method not in served.methods:
             progress.allow = ", ".join(served.methods)
             raise NotFound("method_not_allowed", f"This operation takes {' or '.join(served.methods)} only.")
-        exchange = Exchange(self._core, progress.resolved, progress.call, self._clock, self._tick)
+        exchange = Exchange(self._core, progress.resolved, progress.call, self._clock, self._tick, self._seen)
         if served.answer is None:
             return await pki_message(exchange, request, query)
         return await served.answer(exchange)

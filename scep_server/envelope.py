@@ -25,6 +25,7 @@ from scep_server.algorithms import DIGESTS
 from scep_server.cms import read_oaep
 from scep_server.cms_values import Algorithm, Certificate, Enveloped, KeyTransport
 from scep_server.errors import BadAlg, BadMessageCheck, BadRequest
+from scep_server.seen import SeenKeys
 
 __all__ = [
     "Cipher",
@@ -114,8 +115,12 @@ async def open_envelope(
     *,
     read_des: bool = False,
     random: RandomBytes = os.urandom,
+    seen: SeenKeys | None = None,
 ) -> bytes:
-    """The messageData: one ASN.1 SEQUENCE, and nothing more is known of it."""
+    """The messageData: one ASN.1 SEQUENCE, and nothing more is known of it.
+
+    `seen` refuses a key that was there with another content, as what can't be decrypted is.
+    """
     # (1) What anybody can see.
     cipher = cipher_of(envelope)
     if cipher is Cipher.DES and not read_des:
@@ -128,6 +133,9 @@ async def open_envelope(
         raise _bad()
     sent, ours = _addressed(envelope, recipients)
     oaep = key_transport_of(sent)
+    content = envelope.cipher.oid.encode() + iv + envelope.encrypted
+    if seen is not None and not seen.admits(ours.certificate.spki, sent.encrypted_key, content):
+        raise _bad()
     # (2) The key, or one in its place. Both are at hand before it shows which it will be.
     substitute = random(cipher.key_length)
     try:

@@ -10,6 +10,7 @@ from ca_core.errors import Refusal
 from ca_core.model import Call, Evidence, Issued, Operation, Pending, RaKey, Refused, Requester
 from ca_core.registration.document import ScepDocument
 from ca_core.registration.realm import Resolved
+from scep_server.seen import SeenKeys
 from scep_server.tick import Tick
 
 __all__ = ["Core", "Exchange", "Ra", "Realms", "Registration"]
@@ -93,13 +94,17 @@ class Core(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request to a known realm. `tick` is when refusals leave, None for at once."""
+    """One request to a known realm.
+
+    `tick` is when refusals leave, None for at once; `seen` are the envelopes opened so far, None to remember none.
+    """
 
     core: Core
     resolved: Resolved
     call: Call
     clock: Callable[[], dt.datetime] = field(repr=False)
     tick: Tick | None = field(default=None, repr=False)
+    seen: SeenKeys | None = field(default=None, repr=False)
 
     @property
     def scep(self) -> ScepDocument:

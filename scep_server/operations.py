@@ -151,7 +151,7 @@ async def _open_csr(desk: _Desk, request: PkiMessage) -> ParsedCsr:
     scep = desk.exchange.scep
     since = time.monotonic()
     try:
-        plain = await open_envelope(request.envelope, desk.recipients, read_des=scep.read_des)
+        plain = await open_envelope(request.envelope, desk.recipients, read_des=scep.read_des, seen=desk.exchange.seen)
         try:
             return ParsedCsr.parse(plain, allow_sha1=scep.allow_sha1)
         except Refusal as refusal:
