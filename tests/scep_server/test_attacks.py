@@ -1490,6 +1490,8 @@ async def test_s19_a_secret_that_somebody_put_into_a_name_is_not_kept(
         await stage.site.refuse(stage.holding(as_subject), "subject_mismatch", BAD_REQUEST)
         as_name = stage.asking(bad_csr.san(bad_csr.dns(stage.secret), bad_csr.dns("victim.example.com")))
         assert (await stage.site.ask(as_name)).status == SUCCESS
+        as_transaction = replace(as_name, transaction_id=tlv(PRINTABLE, stage.secret.encode()))
+        assert (await stage.site.ask(as_transaction)).status == SUCCESS  # the same key again, with the same names
         await stage.site.flush()
     (event,) = installation.events("certificate.issued")
     assert len(event["dropped"]) == 2

@@ -683,7 +683,7 @@ async def test_a_challenge_as_the_name_is_not_in_what_the_core_says_of_it(site: 
     request = await site.message(self_signed(), make_csr(self_signed().key, secret, secret))
     found = await explained(site.installation, message_of(request.encode()))
     assert found.verdict.code == "subject_mismatch"
-    assert found.steps[-1].text.endswith("(asked CN '(the challenge)', device sensor)")
+    assert found.steps[-1].text.endswith("(asked CN '(the secret)', device sensor)")
 
 
 async def test_half_a_challenge_is_not_told_where_a_text_is_cut(site: Site) -> None:
