@@ -33,6 +33,7 @@ from scep_server import algorithms as codec_algorithms
 from scep_server import ber, cms, cms_values, envelope, message, operations, query
 from scep_server.cms_values import Attribute
 from scep_server.errors import BadAlg, BadMessageCheck, BadRequest, Failure, Unusable
+from scep_server.exchange import Exchange
 from tests.scep_server import client
 from tests.scep_server.fuzzing import (
     Coverage,
@@ -327,12 +328,12 @@ def read_message(data: bytes) -> None:
 def open_csr(enveloped: cms_values.Enveloped) -> None:
     """On the way that a request's goes."""
     ra = load_seeds().ra
-    desk = SimpleNamespace(
-        exchange=SimpleNamespace(scep=ScepDocument(read_des=True)),
-        recipients=[envelope.Recipient(cms.read_certificate(ra.certificate), ra)],
-    )
+    realm = SimpleNamespace(document=SimpleNamespace(scep=ScepDocument(read_des=True)))
+    exchange = Exchange(*(cast(Any, part) for part in (None, SimpleNamespace(realm=realm), None, None)))
+    shown = SimpleNamespace(certificate=ra.certificate, earlier=(), key=ra)
+    desk = operations._Desk(exchange, cast(Any, shown), cms.read_certificate(ra.certificate))
     with promised(*_FAILURES, *_CSR_REFUSALS):
-        finished(operations._open_csr(cast(Any, desk), cast(Any, SimpleNamespace(envelope=enveloped))))
+        finished(operations._open_csr(desk, cast(Any, SimpleNamespace(envelope=enveloped))))
 
 
 def read_content(data: bytes) -> None:
@@ -416,6 +417,11 @@ MET = {
     "request target": {"read", "scep_message_missing", "scep_not_base64"},
     "own": {"read"},
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_time_is_spent_to_look_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "_SAME_WORK", 1e-6)
 
 
 def test_what_the_fuzzing_begins_with_is_read() -> None:
