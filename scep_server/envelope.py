@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher as Machine
 from cryptography.hazmat.primitives.padding import PKCS7
 
 from ca_core import der
+from ca_core.csr import MAX_DER
 from scep_server import oids
 from scep_server.algorithms import DIGESTS
 from scep_server.cms import read_oaep
@@ -39,6 +40,7 @@ __all__ = [
     "seal_envelope",
 ]
 
+MAX_ENCRYPTED = MAX_DER + 16  # of a CSR, and its padding; it also bounds how long decrypting takes
 RandomBytes = Callable[[int], bytes]
 
 
@@ -128,6 +130,8 @@ async def open_envelope(
     if envelope.content_type != oids.DATA:
         # "contentType in encryptedContentInfo MUST be data ({pkcs-7 1})." -- RFC 8894 3.2.2
         raise BadRequest("scep_not_enveloped", "What the envelope holds is not of the type data.")
+    if len(envelope.encrypted) > MAX_ENCRYPTED:
+        raise BadRequest("scep_too_large", "The envelope holds more than any certificate request has.")
     iv = _iv(envelope.cipher, cipher)
     if not envelope.encrypted or len(envelope.encrypted) % cipher.block_length:
         raise _bad()

@@ -6,6 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from ca_core.authority.keys import SoftwareRaKey
+from ca_core.csr import MAX_DER
 from ca_core.errors import Refusal
 from scep_server.algorithms import RSA_MIN_BITS
 from scep_server.cms import read_certificate, read_enveloped
@@ -221,6 +222,20 @@ async def test_3des_with_one_key_three_times_is_single_des_by_another_name_and_i
     assert await opened(Envelope(cipher="3des", key=b"DESkey01other002DESkey01"), read_des=read_des) == CSR
     if read_des:
         assert await opened(Envelope(cipher="des"), read_des=True) == CSR
+
+
+@pytest.mark.parametrize(
+    ("length", "code"), [pytest.param(MAX_DER, "", id="a-csr"), pytest.param(MAX_DER + 17, "scep_too_large", id="more")]
+)
+async def test_an_envelope_longer_than_any_csr_is_not_decrypted(length: int, code: str) -> None:
+    unwrapper = Unwrapper(ra_key())
+    made = Envelope(cipher="3des", message=b"\x30\x82" + (length - 4).to_bytes(2, "big") + bytes(length - 4))
+    found = ""
+    try:
+        await open_envelope(read_enveloped(made.encode()), [Recipient(read_certificate(ra_certificate()), unwrapper)])
+    except Refusal as refusal:
+        found = refusal.code
+    assert (found, unwrapper.calls) == (code, 0 if code else 1)
 
 
 async def test_a_host_fault_of_the_unwrapper_is_not_taken_for_a_bad_envelope() -> None:

@@ -110,8 +110,6 @@ MORE: dict[str, tuple[str, Callable[[Bench], Envelope]]] = {
     "sequence-cut-off": ("scep_envelope_bad", lambda at: at.envelope(message=at.csr[:-1])),
     "ciphertext-no-multiple-of-a-block": ("scep_envelope_bad", lambda at: at.envelope(encrypted=b"x" * 17)),
     "sequence-empty": ("not_pkcs10", lambda at: at.envelope(message=b"\x30\0")),
-    "sequence-too-long-for-a-csr": (
-        "body_too_large", lambda at: at.envelope(message=b"\x30\x82\x50\0" + at.some(0x5000))),
     "csr-of-a-small-key-with-bad-signature": (
         "key_too_small", lambda at: at.envelope(message=make_csr(rsa_key("small", 1024))[:-9] + b"signature")),
     "csr-with-bad-name-and-signature": (
