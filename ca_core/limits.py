@@ -1,7 +1,8 @@
-"""Token buckets by key: how often something may be done for one source or one device, at a bounded price."""
+"""How often something may be done for one source or one device, at a bounded price, and how often it is told."""
 
 import functools
 import ipaddress
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
@@ -51,3 +52,17 @@ def source_prefix(source: str) -> str:
             return str(ipaddress.ip_network((address, _V6_PREFIX), strict=False))
         address = address.ipv4_mapped
     return str(ipaddress.ip_network((address, _V4_PREFIX), strict=False))
+
+
+class Complaints:
+    """What is wrong, each told once in the life of a process: it is looked at every few seconds."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._told: set[str] = set()
+
+    def tell(self, what: str) -> None:
+        """Log it as an error, unless that was done."""
+        if what not in self._told:
+            self._told.add(what)
+            self._log.error("%s", what)

@@ -3,6 +3,7 @@
 import datetime as dt
 import ipaddress
 import re
+from urllib.parse import unquote_to_bytes
 
 from ca_core.errors import OperatorError
 
@@ -36,6 +37,15 @@ def parse_realm_name(text: str, what: str = "realm") -> str:
     if text in RESERVED:
         raise OperatorError("name_reserved", f"'{text}' is a word of the protocols' URLs", "choose another name")
     return text
+
+
+def decode_segment(segment: str) -> str:
+    """A segment of a URL's path decoded once; empty when it means something to the path (/ . ..) or is not UTF-8."""
+    try:
+        text = unquote_to_bytes(segment).decode()
+    except UnicodeError:
+        return ""
+    return "" if "/" in text or text in (".", "..") else text
 
 
 def parse_label(text: str) -> tuple[str, str | None]:

@@ -9,13 +9,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
 from ca_core.errors import NotFound, Refusal
 from ca_core.limits import Buckets
 from ca_core.model import Call, TlsPeer
+from ca_core.names import decode_segment
 from ca_core.registration.realm import Resolved
 from est_server.errors import Answer, failure, refusal_answer
 from est_server.handlers import MAX_BODY, NOT_SERVED, OPERATIONS, Core, Exchange, Served
@@ -107,7 +107,7 @@ def _read_path(target: str) -> tuple[str | None, str]:
     path = target.partition("?")[0]
     if not path.startswith(PREFIX):
         return None, ""
-    segments = [_decode(segment) for segment in path.removeprefix(PREFIX).removesuffix("/").split("/")]
+    segments = [decode_segment(segment) for segment in path.removeprefix(PREFIX).removesuffix("/").split("/")]
     # "An EST server MAY provide service for multiple CAs as indicated by an OPTIONAL additional path segment between
     # the registered application name and the operation path." -- RFC 7030 3.2.2
     if len(segments) == 1 and segments[0]:
@@ -115,15 +115,6 @@ def _read_path(target: str) -> tuple[str | None, str]:
     if len(segments) == 2 and segments[0] and segments[1]:
         return segments[0], segments[1]
     return None, ""
-
-
-def _decode(segment: str) -> str:
-    """The segment decoded once; empty when it means something to the path (a slash, dots) or is not UTF-8."""
-    try:
-        text = unquote_to_bytes(segment).decode()
-    except UnicodeError:
-        return ""
-    return "" if "/" in text or text in (".", "..") else text
 
 
 def _response(answer: Answer, request_id: str) -> web.Response:

@@ -45,7 +45,7 @@ RandomBytes = Callable[[int], bytes]
 
 
 class KeyUnwrapper(Protocol):
-    """Holder of the RA's decryption key, as in `ca_core.authority.keys`."""
+    """Holder of the RA's decryption key, as `ca_core.model.RaKey`."""
 
     async def unwrap(self, encrypted_key: bytes, algorithm: padding.AsymmetricPadding) -> bytes:
         """The content-encryption key; ValueError, or any bytes at all, when it can't be unwrapped."""

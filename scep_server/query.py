@@ -9,6 +9,7 @@ import binascii
 from dataclasses import dataclass, field
 from urllib.parse import unquote, unquote_to_bytes
 
+from ca_core.names import decode_segment
 from scep_server.errors import Unusable
 
 __all__ = ["Query", "decode_message", "is_scep_path", "read_label", "read_query"]
@@ -52,7 +53,7 @@ def read_label(target: str) -> tuple[bool, str | None]:
         return False, None
     if segments[-1] == _PROGRAM:
         segments.pop()
-    match [_decode(segment) for segment in segments[1:]]:
+    match [decode_segment(segment) for segment in segments[1:]]:
         case []:
             return True, None
         case [label] if label:
@@ -92,12 +93,3 @@ def decode_message(message: str | None) -> bytes:
 
 _WHITESPACE = b"\r\n\t"
 _TO_STANDARD = bytes.maketrans(b"-_ ", b"+/+")  # a space was a + before some proxy or library decoded it
-
-
-def _decode(segment: str) -> str:
-    """The segment decoded once; empty when it means something to the path (a slash, dots) or is not UTF-8."""
-    try:
-        text = unquote_to_bytes(segment).decode()
-    except UnicodeError:
-        return ""
-    return "" if "/" in text or text in (".", "..") else text

@@ -1,9 +1,13 @@
-"""For every test: where a run must be complete (.ci/run sets ENROLLD_NO_SKIPS=1), a skipped test is a failed one."""
+"""For every test: a core on a SQLite file of its own, if it wants one; and no skips where .ci/run forbids them."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+
+from ca_core.core import Core
+from tests.helpers.core import Installation, SetClock, make_installation
 
 NO_SKIPS = os.environ.get("ENROLLD_NO_SKIPS") == "1"
 
@@ -28,3 +32,26 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _skip_is_failure(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """Made once per process: the RSA keys take half a second."""
+    return make_installation(tmp_path_factory.mktemp("installation") / "template")
+
+
+@pytest.fixture
+def installation(template: Installation, tmp_path: Path) -> Installation:
+    return template.copy_to(tmp_path / "data")
+
+
+@pytest.fixture
+def clock(installation: Installation) -> SetClock:
+    return installation.clock
+
+
+@pytest.fixture
+def core(installation: Installation) -> Iterator[Core]:
+    opened = installation.open()
+    yield opened
+    opened.close()

@@ -20,6 +20,12 @@ _x = certificate.alias("transacted").c
 _own = certificate.alias("own").c
 _d, _i, _r, _s = device.c, issuer.c, realm.c, device_secret.c
 
+_OF_TRANSACTION = (
+    _x.realm_id == bindparam("realm_id"),
+    _x.transaction_id == bindparam("transaction_id"),
+    _x.device_id == bindparam("device_id"),
+)
+
 _ALWAYS: dict[str, ColumnElement[bool]] = {
     "realm_version": exists().where(
         _r.id == bindparam("realm_id"), _r.state == "active", _r.version == bindparam("realm_version")
@@ -32,9 +38,7 @@ _ALWAYS: dict[str, ColumnElement[bool]] = {
     # "same transactionID, another key": a transaction is one request, however often it is sent.
     "transaction_not_of_other_key": not_(
         exists().where(
-            _x.realm_id == bindparam("realm_id"),
-            _x.transaction_id == bindparam("transaction_id"),
-            _x.device_id == bindparam("device_id"),
+            *_OF_TRANSACTION,
             _x.spki_sha256 != bindparam("spki_sha256"),
             _x.issued_at > bindparam("transaction_since"),
         )
@@ -73,9 +77,7 @@ _OWN: dict[str, ColumnElement[bool]] = {
     # A transaction renews a certificate once, whatever else the requests in it may ask.
     "transaction_not_served": not_(
         exists().where(
-            _x.realm_id == bindparam("realm_id"),
-            _x.transaction_id == bindparam("transaction_id"),
-            _x.device_id == bindparam("device_id"),
+            *_OF_TRANSACTION,
             _x.spki_sha256 == bindparam("spki_sha256"),
             _x.renews_id == bindparam("renews_id"),
         )
@@ -100,9 +102,7 @@ _NOT_ASKED_BEFORE: dict[str, ColumnElement[bool]] = {
 _FACTORY: dict[str, ColumnElement[bool]] = {
     "transaction_not_begun": not_(
         exists().where(
-            _x.realm_id == bindparam("realm_id"),
-            _x.transaction_id == bindparam("transaction_id"),
-            _x.device_id == bindparam("device_id"),
+            *_OF_TRANSACTION,
             _x.spki_sha256 == bindparam("spki_sha256"),
         )
     ),

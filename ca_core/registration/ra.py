@@ -22,16 +22,16 @@ from ca_core.authority.issuer import Issuer, Issuers, newest_active
 from ca_core.authority.plan import CertificatePlan, validity
 from ca_core.authority.record import certificate_row
 from ca_core.errors import ConditionFailed, InternalError, SealingFailed, Unavailable
+from ca_core.limits import Complaints
 from ca_core.model import Clock, RaKey, format_serial
 from ca_core.public_key import describe_key, spki_sha256
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Row
 from ca_core.records.schema import certificate, issuer, sealed_key
-from ca_core.records.schema import realm as realm_table
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, to_ms
 from ca_core.records.unit import Guard, Unit, guarded_insert
-from ca_core.registration.realm import Realm, Realms
+from ca_core.registration.realm import SAME_VERSION, Realm, Realms
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ _KEPT_CERTIFICATES = 4
 _c = certificate.c
 _newer = certificate.alias("newer").c
 _revoked = certificate.alias("revoked").c
+_parents = issuer.alias("parent")
+_parent = _parents.c
 
 
 def _in_use(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
@@ -59,16 +61,12 @@ def _in_use(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
 
 
 _KEPT = Query(
-    select(_c.realm_id, _c.id, _c.der, _c.not_after, issuer.c.der, sealed_key.c.name)
+    select(_c.realm_id, _c.id, _c.der, _c.not_after, issuer.c.der, sealed_key.c.name, _parent.der)
     .join(issuer, (issuer.c.realm_id == _c.realm_id) & (issuer.c.id == _c.issuer_id))
+    .join(_parents, (_parent.realm_id == issuer.c.realm_id) & (_parent.id == issuer.c.parent_id))
     .join(sealed_key, (sealed_key.c.spki_sha256 == _c.spki_sha256) & (sealed_key.c.purpose == "ra"))
     .where(_in_use(_c))
     .order_by(_c.id.desc())
-)
-_REALM_VERSION = (
-    select(realm_table.c.id)
-    .where(realm_table.c.id == bindparam("realm_id"), realm_table.c.version == bindparam("realm_version"))
-    .exists()
 )
 # Of two nodes that find the same certificate due, one makes it: none may be newer than the one that was found due.
 _NEWER = (
@@ -76,7 +74,7 @@ _NEWER = (
     .where(_newer.realm_id == bindparam("realm_id"), _newer.id > bindparam("found_id"), _in_use(_newer))
     .exists()
 )
-_INSERT, _INSERT_WHY = guarded_insert(certificate, {"realm_version": _REALM_VERSION, "still_due": ~_NEWER})
+_INSERT, _INSERT_WHY = guarded_insert(certificate, {"realm_version": SAME_VERSION, "still_due": ~_NEWER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ class RaCertificates:
         self._clock = clock
         self._public_url = public_url
         self._shown: dict[int, RaIdentity] = {}
-        self._complaints: set[str] = set()
+        self._complaints = Complaints(_LOG)
 
     async def ensure(self) -> None:
         """Issue what is missing or due. A realm whose keys can't be opened does not keep the others from theirs."""
@@ -116,12 +114,11 @@ class RaCertificates:
                 try:
                     await self._renew(found, kept.get(found.id, []))
                 except InternalError as exc:
-                    self._complain(f"no RA certificate for realm {found.name}: {exc}")
+                    self._complaints.tell(f"no RA certificate for realm {found.name}: {exc}")
         await self.refresh()
 
     async def refresh(self) -> None:
         """Read the certificates again."""
-        roots = {root.realm_id: root.der for root in await self._issuers.all() if root.is_root}
         shown: dict[int, RaIdentity] = {}
         for realm_id, rows in _by_realm(await self._store.fetch(_KEPT)).items():
             newest = rows[0]
@@ -132,10 +129,10 @@ class RaCertificates:
             try:
                 key = await self._issuance.ra_key(newest[5], _public_key(newest[2]))
             except (SealingFailed, Unavailable) as exc:
-                self._complain(f"the RA key {newest[5]} can't be used: {exc}")
+                self._complaints.tell(f"the RA key {newest[5]} can't be used: {exc}")
                 continue
             earlier = tuple(row[2] for row in rows[1:_KEPT_CERTIFICATES] if row[5] == newest[5])
-            issuers = (newest[4], roots[realm_id])
+            issuers = (newest[4], newest[6])
             shown[realm_id] = RaIdentity(newest[2], earlier, issuers, key, from_ms(newest[3]))
         self._shown = shown
 
@@ -209,12 +206,6 @@ class RaCertificates:
             await self._store.commit(Unit(Guard(_INSERT, values, _INSERT_WHY), at, steps, (event,)))
         except ConditionFailed:
             return  # another node made it, or the realm has changed: the next round looks again
-
-    def _complain(self, what: str) -> None:
-        """Once per process: this is looked at every few seconds."""
-        if what not in self._complaints:
-            self._complaints.add(what)
-            _LOG.error("%s", what)
 
 
 def _by_realm(rows: list[Row]) -> dict[int, list[Row]]:

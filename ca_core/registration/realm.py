@@ -7,7 +7,7 @@ from typing import Literal
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.verification import Store as AnchorStore
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from ca_core.errors import NotFound, OperatorError
 from ca_core.names import DEFAULT_REALM, parse_label
@@ -24,6 +24,10 @@ _ALL = Query(
     .join(realm_version, (_v.realm_id == _r.id) & (_v.version == _r.version))
     .order_by(_r.id)
 )
+
+
+SAME_VERSION = select(_r.id).where(_r.id == bindparam("realm_id"), _r.version == bindparam("realm_version")).exists()
+"""A condition of commits: the realm is still at the version that was read."""
 
 
 @dataclass(frozen=True)

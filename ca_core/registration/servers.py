@@ -24,17 +24,17 @@ from ca_core.authority.plan import SERVER_AUTH, CertificatePlan, validity
 from ca_core.authority.record import certificate_row
 from ca_core.authority.sealing import PrivateKey
 from ca_core.errors import ConditionFailed, InternalError, OperatorError, SealingFailed
+from ca_core.limits import Complaints
 from ca_core.model import Clock, format_serial
 from ca_core.names import DEFAULT_REALM, parse_host
 from ca_core.public_key import describe_key
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Values, insert_into
 from ca_core.records.schema import certificate, issuer, server_certificate
-from ca_core.records.schema import realm as realm_table
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
-from ca_core.registration.realm import Realm, Realms
+from ca_core.registration.realm import SAME_VERSION, Realm, Realms
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,11 +49,6 @@ _KEPT = Query(
     .join(certificate, (certificate.c.realm_id == _w.realm_id) & (certificate.c.id == _w.certificate_id))
     .join(issuer, (issuer.c.realm_id == certificate.c.realm_id) & (issuer.c.id == certificate.c.issuer_id))
 )
-_REALM_VERSION = (
-    select(realm_table.c.id)
-    .where(realm_table.c.id == bindparam("realm_id"), realm_table.c.version == bindparam("realm_version"))
-    .exists()
-)
 # Of two nodes that find the same certificate due, one makes it: it must still be the one that was found due.
 _current = server_certificate.alias("current").c
 _STILL_DUE = (
@@ -65,7 +60,7 @@ _STILL_DUE = (
     )
     .exists()
 )
-_INSERT, _INSERT_WHY = guarded_insert(certificate, {"realm_version": _REALM_VERSION, "still_due": ~_STILL_DUE})
+_INSERT, _INSERT_WHY = guarded_insert(certificate, {"realm_version": SAME_VERSION, "still_due": ~_STILL_DUE})
 _FORGET = Query(
     server_certificate.delete().where(_w.realm_id == bindparam("of_realm"), _w.host == bindparam("of_host"))
 )
@@ -104,7 +99,7 @@ class ServerCertificates:
         self._clock = clock
         self._public_url = public_url
         self._shown: dict[str, ServerIdentity] = {}
-        self._complaints: set[str] = set()
+        self._complaints = Complaints(_LOG)
 
     async def ensure(self, names: Sequence[str]) -> None:
         """Issue what is missing, due, or made for other names. `names` are the shared host's; empty means this machine.
@@ -122,7 +117,9 @@ class ServerCertificates:
                 wanted[SHARED] = shared_names(names)
             taken = set(found.document.hosts) & own if found.name != DEFAULT_REALM else set()
             for host in taken:
-                self._complain(f"{host} is this server's own name and a host of realm {found.name}, which alone has it")
+                self._complaints.tell(
+                    f"{host} is this server's own name and a host of realm {found.name}, which alone has it"
+                )
             for host, host_names in wanted.items():
                 row = kept.get((found.id, host))
                 try:
@@ -133,7 +130,7 @@ class ServerCertificates:
                 except InternalError as exc:
                     if host == SHARED:
                         raise
-                    self._complain(f"no server certificate for {host} of realm {found.name}: {exc}")
+                    self._complaints.tell(f"no server certificate for {host} of realm {found.name}: {exc}")
         await self.refresh()
 
     async def refresh(self) -> bool:
@@ -161,7 +158,7 @@ class ServerCertificates:
                 # One realm whose key is lost must not stop the others.
                 if host == SHARED:
                     raise
-                self._complain(f"the server certificate for {host} of realm {found.name} can't be shown: {exc}")
+                self._complaints.tell(f"the server certificate for {host} of realm {found.name} can't be shown: {exc}")
                 continue
             shown[host] = ServerIdentity(
                 (der, issuer_der), key, ask, fingerprint, tuple(json.loads(names)), found.name, from_ms(not_after)
@@ -182,12 +179,6 @@ class ServerCertificates:
     def all(self) -> dict[str, ServerIdentity]:
         """What is shown, by host; `*` is the shared host."""
         return dict(self._shown)
-
-    def _complain(self, what: str) -> None:
-        """Once per process: this is looked at every few seconds."""
-        if what not in self._complaints:
-            self._complaints.add(what)
-            _LOG.error("%s", what)
 
     async def _make(
         self,

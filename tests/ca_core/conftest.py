@@ -1,35 +1,11 @@
-"""A core for each test, on a SQLite file of its own."""
+"""What the core's own tests have beside the shared fixtures."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from ca_core.core import Core
-from tests.helpers.core import Installation, SetClock, make_installation
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """Made once per process: the RSA keys take half a second."""
-    return make_installation(tmp_path_factory.mktemp("installation") / "template")
-
-
-@pytest.fixture
-def installation(template: Installation, tmp_path: Path) -> Installation:
-    return template.copy_to(tmp_path / "data")
-
-
-@pytest.fixture
-def clock(installation: Installation) -> SetClock:
-    return installation.clock
-
-
-@pytest.fixture
-def core(installation: Installation) -> Iterator[Core]:
-    opened = installation.open()
-    yield opened
-    opened.close()
+from tests.helpers.core import Installation
 
 
 @pytest.fixture
