@@ -11,7 +11,6 @@ import asyncio
 import base64
 import io
 import itertools
-import os
 import pstats
 import signal
 import subprocess
@@ -20,14 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
-
+from bench import growth
 from bench.load import PKI_MESSAGE, Client, Job, Result
+from bench.machine import cpu_seconds, csr, load, rsa_key
 from bench.scep import pkcs_req
 from ca_core.authority.sealing import UnlockKey
 from ca_core.core import Core, CoreConfig
@@ -35,7 +29,6 @@ from certs.demo_pki import IDevId, make_manufacturer
 from tests.helpers.daemon import Daemon, running_daemon
 
 DEVICES = 10
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
@@ -43,6 +36,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--count", type=int, default=2000, help="enrollments with P-256 (a tenth of it with RSA-2048)")
     parser.add_argument("--threads", type=int, default=8, help="connections at a time")
+    parser.add_argument("--total", type=int, default=100_000, help="certificates that the growing store ends with")
+    parser.add_argument("--no-growth", action="store_true", help="leave the growing store out, which takes ten minutes")
     parser.add_argument("--no-profile", action="store_true", help="measure only")
     options = parser.parse_args()
     rows: list[tuple[str, ...]] = [("what", "enrollments", "per second", "CPU ms each", "p50 ms", "p99 ms")]
@@ -52,16 +47,17 @@ def main() -> int:
             count = options.count if kind.endswith("P-256") else max(DEVICES, options.count // 10)
             print(f"making {count} requests for {kind} ...", file=sys.stderr, flush=True)
             here = Path(name) / kind.replace(" ", "-")
-            here.mkdir()
+            (here / "enrolld").mkdir(parents=True, mode=0o700)
+            (here / "enrolld" / "enrolld.toml").write_text(growth.NO_LIMITS)
             make = _Scep(here) if kind.startswith("SCEP") else _Est(here, kind)
             with running_daemon(here) as daemon:
                 make.prepare(daemon)
                 clients = make.clients(daemon.directory, count)
                 worker = _only_child(daemon.process.pid)
-                before = _cpu_seconds(worker)
+                before = cpu_seconds(worker)
                 port = daemon.http_port if make.listener == "http" else daemon.https_port
                 result = _load(port, make, daemon.root, clients, options.threads)
-                cpu = _cpu_seconds(worker) - before
+                cpu = cpu_seconds(worker) - before
             rows.append(_row(kind, result, cpu))
             if not options.no_profile:
                 profiles.append(_profile(kind, make, count // 2, options.threads))
@@ -70,6 +66,13 @@ def main() -> int:
     print("\nA new connection each (EST: mTLS), SQLite, one worker; every certificate durable when answered.")
     for text in profiles:
         print(text)
+    if not options.no_growth:
+        grown: list[tuple[str, ...]] = [growth.HEAD]
+        for workers in (1, 2):
+            grown.extend(growth.measure(workers, options.total, options.threads))
+        print("\nA store that grows (EST P-256, figures of 1,000 enrollments each):\n")
+        for row in grown:
+            print("  ".join(cell.rjust(12) for cell in row))
     return 0
 
 
@@ -117,15 +120,9 @@ class _Est:
         found = []
         for number in range(DEVICES):
             idevid = IDevId(self._manufacturer.folder / f"bench-{number}", f"SN-{number}")
-            requests = [self._csr(f"bench-{number}") for _ in range(count // DEVICES)]
+            requests = [csr(f"bench-{number}", is_rsa=self._is_rsa) for _ in range(count // DEVICES)]
             found.append(Client(str(idevid.chain), str(idevid.key), requests))
         return found
-
-    def _csr(self, name: str) -> str:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        key = _rsa() if self._is_rsa else ec.generate_private_key(ec.SECP256R1())
-        csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-        return base64.b64encode(csr.public_bytes(Encoding.DER)).decode()
 
 
 class _Scep:
@@ -156,22 +153,14 @@ class _Scep:
             for _ in range(count):
                 name = f"bench-scep-{next(self._numbers)}"
                 handed = await core.devices.add("default", name, actor="bench")
-                requests.append(base64.b64encode(pkcs_req(ra, name, handed.secret, _rsa)).decode())
+                requests.append(base64.b64encode(pkcs_req(ra, name, handed.secret, rsa_key)).decode())
             return requests
         finally:
             core.close()
 
 
-def _rsa() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 2048)
-
-
 def _load(port: int, make: _Est | _Scep, root: Path, clients: list[Client], threads: int) -> Result:
-    job = make.folder / "job.json"
-    asked = Job("localhost", port, str(root), make.path, make.content_type, threads, clients)
-    job.write_bytes(msgspec.json.encode(asked))
-    done = subprocess.run([sys.executable, "-m", "bench.load", str(job)], stdout=subprocess.PIPE, check=True)
-    return msgspec.json.decode(done.stdout, type=Result)
+    return load(make.folder, Job("localhost", port, str(root), make.path, make.content_type, threads, clients))
 
 
 def _profile(kind: str, make: _Est | _Scep, count: int, threads: int) -> str:
@@ -202,11 +191,6 @@ def _only_child(pid: int) -> int:
         if len(children) == 1:
             return int(children[0])
     raise SystemExit("the daemon has not one worker")
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
 
 
 if __name__ == "__main__":

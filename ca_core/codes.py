@@ -38,6 +38,16 @@ CODES: dict[str, str] = {
     "tls_key_too_large": "The client's RSA key is larger than 8192 bits.",
     "tls_protocol_error": "The client broke the rules of TLS; something between may have changed its bytes.",
     "write_stalled": "The client stopped reading its answer; look at the network between.",
+    "proxy_unknown": "Somebody who is not in [proxy] from connected to a listener behind a balancer; name the balancer "
+    "there, and let clients use the other listeners.",
+    "proxy_header_bad": "The balancer does not speak PROXY protocol version 2; with haproxy: 'send-proxy-v2'.",
+    "proxy_header_timeout": "The balancer sent no PROXY header; with haproxy: 'send-proxy-v2'.",
+    "connections_in_all": "There were too many connections; look at who holds them, or raise 'connections' under "
+    "[limits].",
+    "connections_of_source": "This address held too many connections; raise 'connections_per_source' under [limits] if "
+    "a fleet is behind it, or list it as trusted.",
+    "handshakes_in_all": "Too many TLS handshakes were under way at a time; look at who begins them, or raise "
+    "'handshakes' under [limits].",
     "body_too_large": "Send a PKCS#10 request of less than 64 KiB; 1 KiB is usual.",
     "body_empty": "Send the PKCS#10 request as the body of the POST.",
     "content_type_wrong": "Send 'Content-Type: application/pkcs10'.",
@@ -137,6 +147,14 @@ CODES: dict[str, str] = {
     "'enrolld device add NAME --serial-number S --manufacturer M'.",
     "device_suspended": "The device is suspended: 'enrolld device resume NAME' lets it in again.",
     "device_retired": "The device is retired; add it anew under another name if it is back.",
+    # --- too much -----------------------------------------------------------------------------------------------
+    "rate_device": "The device asks for certificates too often; look at its client, or raise 'requests_per_device' "
+    "under [limits].",
+    "rate_credential": "One secret or certificate is used too often; look at the client, or raise "
+    "'requests_per_credential' under [limits].",
+    "rate_source": "This address sends too many requests that prove nothing; look at what runs there, raise "
+    "'refusals_per_source' under [limits], or list it as trusted.",
+    "overloaded": "More requests came than this node serves; they were told to come again. Add workers or a node.",
     # --- what it asks for ----------------------------------------------------------------------------------------
     "realm_unknown": "No such realm or profile; the label in the URL is REALM or REALM.PROFILE.",
     "realm_not_here": "This host serves one realm only; use that realm's label, or the shared host.",

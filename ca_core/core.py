@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Self
 
-from sqlalchemy import func, select
-
 from ca_core.authority.crl import Crls
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuers
 from ca_core.authority.sealing import UnlockKey
+from ca_core.gate import Gate
+from ca_core.limits import RateLimits, Rates, source_of
+from ca_core.meter import NO_METER, Meter
 from ca_core.model import Clock
 from ca_core.names import DEFAULT_REALM
 from ca_core.records.leases import Leases
 from ca_core.records.opening import create_store, exists, open_store
-from ca_core.records.query import Query
-from ca_core.records.schema import certificate, device
-from ca_core.records.schema import realm as realm_table
+from ca_core.records.place import Headroom
+from ca_core.records.sqlite import SqliteStore
 from ca_core.records.store import Hook, Store
 from ca_core.records.times import utc_now
 from ca_core.registration.administration import RealmAdministration
@@ -25,6 +25,7 @@ from ca_core.registration.attempts import Attempts
 from ca_core.registration.certificates import Certificates
 from ca_core.registration.checkup import Checkup
 from ca_core.registration.desks import CrlDesk, IssuerDesk
+from ca_core.registration.figures import Figures, read_figures
 from ca_core.registration.ra import RaCertificates, RaIdentity
 from ca_core.registration.realm import Resolved
 from ca_core.registration.registry import Devices
@@ -36,18 +37,6 @@ from ca_core.rows import Finding, RealmStatus, Status
 
 VERSION = metadata.version("enrolld")
 
-_DEVICES = Query(
-    select(realm_table.c.name, device.c.state, func.count())
-    .join(device, device.c.realm_id == realm_table.c.id)
-    .group_by(realm_table.c.name, device.c.state)
-)
-_CERTIFICATES = Query(
-    select(realm_table.c.name, certificate.c.status, func.count())
-    .join(certificate, certificate.c.realm_id == realm_table.c.id)
-    .where(certificate.c.kind == "device")
-    .group_by(realm_table.c.name, certificate.c.status)
-)
-
 
 @dataclass(frozen=True, slots=True)
 class CoreConfig:
@@ -55,7 +44,8 @@ class CoreConfig:
 
     `store_url` is `sqlite:///PATH`; without `unlock_key` nothing can be signed; `public_url` is where relying parties
     fetch CRLs (`http://host[:port]`); `demo` limits certificates to seven days; `process` (serve, cli) stands in the
-    audit trail.
+    audit trail; `meter` is told what is to be counted. `rates` limits how often somebody may ask, and `waiting` how
+    many requests wait for their turn.
     """
 
     store_url: str
@@ -65,6 +55,9 @@ class CoreConfig:
     clock: Clock = utc_now
     process: str = "cli"
     hook: Hook | None = None
+    meter: Meter = NO_METER
+    rates: RateLimits | None = None
+    waiting: int = 512
 
 
 class Core:
@@ -74,8 +67,10 @@ class Core:
         self.config = config
         self.store = store
         clock = config.clock
-        self.issuance = Issuance(store, config.unlock_key)
+        self.issuance = Issuance(store, config.unlock_key, config.meter)
         self._issuers = Issuers(store)
+        self.rates = Rates(config.rates)
+        self.gate = Gate(waiting=config.waiting)
         self.realms = RealmAdministration(store, self.issuance, clock, config.public_url)
         self.trust = Trust(self.realms)
         self.attempts = Attempts(store)
@@ -88,6 +83,8 @@ class Core:
             clock=clock,
             public_url=config.public_url,
             demo=config.demo,
+            rates=self.rates,
+            meter=config.meter,
         )
         self.devices = Devices(store, self.realms, self.attempts, clock)
         self.certificates = Certificates(store, self.realms, clock)
@@ -105,7 +102,10 @@ class Core:
     @classmethod
     def open(cls, config: CoreConfig) -> Self:
         """Open an existing installation. Raises `OperatorError`, `Unavailable`."""
-        return cls(config, open_store(config.store_url, process=config.process, version=VERSION, hook=config.hook))
+        store = open_store(
+            config.store_url, process=config.process, version=VERSION, hook=config.hook, meter=config.meter
+        )
+        return cls(config, store)
 
     @classmethod
     async def create(cls, config: CoreConfig) -> Self:
@@ -131,6 +131,22 @@ class Core:
         """Write what is queued, and let go of the store."""
         self.store.close()
 
+    @property
+    def headroom(self) -> Headroom | None:
+        """The disk under an embedded store; None where the store is elsewhere."""
+        return self.store.headroom if isinstance(self.store, SqliteStore) else None
+
+    async def enter(self, source: str) -> None:
+        """Wait for a turn at what costs; whoever got it calls `leave`. `source` is the peer's address.
+
+        Raises `Overloaded`.
+        """
+        await self.gate.enter(source_of(source), late=self.rates.is_late(source))
+
+    def leave(self) -> None:
+        """The turn is over."""
+        self.gate.leave()
+
     async def ra(self, resolved: Resolved) -> RaIdentity:
         """The realm's RA: what SCEP clients encrypt to. Raises `Unavailable`."""
         return await self.ra_certificates.of_realm(resolved.realm)
@@ -155,17 +171,25 @@ class Core:
             now=self.config.clock(),
             demo=self.config.demo,
             behind=await self.clock_is_behind(),
+            shortage=self.store.shortage(),
         )
+
+    async def figures(self) -> Figures:
+        """What metrics say of the installation, without counting anything. Raises `Unavailable`."""
+        return await read_figures(self.store, self.config.clock)
 
     async def status(self) -> Status:
         """The installation at a glance."""
         realms: dict[str, RealmStatus] = {
             name: RealmStatus(realm=name, devices={}, certificates={}) for name in await self.realms.current()
         }
-        for name, state, count in await self.store.fetch(_DEVICES):
-            realms[name].devices[state] = count
-        for name, state, count in await self.store.fetch(_CERTIFICATES):
-            realms[name].certificates[state] = count
+        figures = await self.figures()
+        for (name, state), total in figures.devices.items():
+            if total:
+                realms[name].devices[state] = total
+        for (name, _, state), total in figures.certificates.items():
+            if total:
+                realms[name].certificates[state] = realms[name].certificates.get(state, 0) + total
         return Status(
             version=VERSION,
             store=self.config.store_url,

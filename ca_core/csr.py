@@ -64,13 +64,13 @@ class ParsedCsr:
     @classmethod
     def parse(cls, der: bytes, *, allow_sha1: bool = False) -> Self:
         """Read and check a request. Raises MalformedRequest, TooLarge, BadKey or PopFailed, and nothing else."""
-        if len(der) > MAX_DER:
+        if len(der) > MAX_DER:  # enforces case 8
             raise TooLarge("body_too_large", f"The PKCS#10 request is longer than {MAX_DER} bytes.")
         csr = _load(der)
         parts = _parts(der)
-        if _has_more(der, parts.subject, MAX_NAMES):
+        if _has_more(der, parts.subject, MAX_NAMES):  # enforces case 8
             raise MalformedRequest("csr_too_many_names", f"The CSR's subject has more than {MAX_NAMES} parts.")
-        if _has_more(der, parts.attributes, MAX_ATTRIBUTES):
+        if _has_more(der, parts.attributes, MAX_ATTRIBUTES):  # enforces case 8
             raise MalformedRequest("csr_attribute_malformed", f"The CSR has more than {MAX_ATTRIBUTES} attributes.")
         key = load_public_key(der[parts.spki])
         subject, common_name = _read_subject(csr)
@@ -121,6 +121,7 @@ def _load(der: bytes) -> x509.CertificateSigningRequest:
     except x509.InvalidVersion as exc:
         # "version is the version number, for compatibility with future revisions of this document. It shall be 0 for
         # this version of the standard." -- RFC 2986 4.1
+        # enforces case 11
         raise MalformedRequest("csr_version", "The PKCS#10 request is not of version 1 (the integer 0).") from exc
     except (ValueError, TypeError) as exc:
         return _load_with_unsorted_attributes(der, exc)
@@ -137,8 +138,9 @@ def _load_with_unsorted_attributes(der: bytes, fault: Exception) -> x509.Certifi
         request = b"".join((der[: where.start], *sorted(_elements(der, where)), der[where.stop : end]))
         csr = x509.load_der_x509_csr(request)
     except (ValueError, TypeError, x509.InvalidVersion, MalformedRequest):
+        # enforces case 1
         raise MalformedRequest("not_pkcs10", "The body is not a PKCS#10 request in DER.", detail=str(fault)) from fault
-    if end != len(der):
+    if end != len(der):  # enforces case 1
         raise MalformedRequest("trailing_data", "Bytes follow the end of the PKCS#10 request.") from fault
     return csr
 
@@ -199,11 +201,12 @@ def _read_attributes(der: bytes, where: slice) -> _Attributes:
             _, oid_start, oid_end = _element(der, inner, position)
             tag, values, values_end = _element(der, oid_end, position)
             kind = der[oid_start:oid_end]
-            if kind not in _ATTRIBUTE_NAMES:
-                if tag != _SET or values == values_end:
+            if kind not in _ATTRIBUTE_NAMES:  # enforces case 11
+                if tag != _SET or values == values_end:  # enforces case 2
                     raise MalformedRequest("csr_attribute_malformed", "An attribute of the CSR has no value.")
                 continue
             # "SINGLE VALUE TRUE" -- RFC 2985 5.4.1 and 5.4.2
+            # enforces case 2, 4
             if kind in known or values == values_end or _element(der, values, values_end)[2] != values_end:
                 _refuse_attribute(kind, f"The CSR must hold one value of {_ATTRIBUTE_NAMES[kind]}.")
             known[kind] = der[values:values_end]
@@ -228,7 +231,7 @@ def _read_string(kind: bytes, der: bytes | None) -> str | None:
     _, start, end = _element(der, 0, len(der))
     if (codec := _STRING_CODECS.get(der[0])) is None:
         _refuse_attribute(kind, f"The CSR's {_ATTRIBUTE_NAMES[kind]} is not a string.")
-    if end - start > MAX_ATTRIBUTE_VALUE:
+    if end - start > MAX_ATTRIBUTE_VALUE:  # enforces case 8
         _refuse_attribute(kind, f"The CSR's {_ATTRIBUTE_NAMES[kind]} is longer than {MAX_ATTRIBUTE_VALUE} bytes.")
     try:
         return der[start:end].decode(codec)
@@ -246,7 +249,7 @@ def _read_extensions(csr: x509.CertificateSigningRequest, der: bytes) -> tuple[t
     if not der:
         return (), False, ()
     # "Extensions ::= SEQUENCE SIZE (1..MAX) OF Extension" -- RFC 5280 4.1
-    if der == b"\x30\x00":
+    if der == b"\x30\x00":  # enforces case 2
         raise MalformedRequest("csr_extension_malformed", "The CSR's extensionRequest is empty.")
     san: tuple[str, ...] = ()
     usages: tuple[str, ...] = ()
@@ -256,9 +259,9 @@ def _read_extensions(csr: x509.CertificateSigningRequest, der: bytes) -> tuple[t
         if isinstance(value, x509.SubjectAlternativeName):
             count = len(value)
             # "GeneralNames ::= SEQUENCE SIZE (1..MAX) OF GeneralName" -- RFC 5280 4.2.1.6
-            if count == 0:
+            if count == 0:  # enforces case 2
                 raise MalformedRequest("csr_extension_malformed", "The CSR's subjectAltName is empty.")
-            if count > MAX_NAMES:
+            if count > MAX_NAMES:  # enforces case 8
                 raise MalformedRequest(
                     "csr_too_many_names", f"The CSR asks for {count} names; at most {MAX_NAMES} are read."
                 )
@@ -278,13 +281,13 @@ def _extensions(csr: x509.CertificateSigningRequest) -> x509.Extensions:
             return csr.extensions
     except x509.DuplicateExtension as exc:
         # "A certificate MUST NOT include more than one instance of a particular extension." -- RFC 5280 4.2
-        raise MalformedRequest(
+        raise MalformedRequest(  # enforces case 4
             "csr_duplicate_extension", f"The CSR asks for the extension {exc.oid.dotted_string} twice."
         ) from exc
     except x509.UnsupportedGeneralNameType as exc:
         raise MalformedRequest("csr_name_malformed", "The CSR asks for a kind of name that can't be read.") from exc
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-        raise MalformedRequest(
+        raise MalformedRequest(  # enforces case 2, 6
             "csr_extension_malformed", "The CSR's extensionRequest can't be read.", detail=str(exc)
         ) from exc
 
@@ -305,22 +308,22 @@ def _read_subject(csr: x509.CertificateSigningRequest) -> tuple[x509.Name, str |
     common_name: str | None = None
     for rdn in subject.rdns:
         # Routers put their serialNumber and unstructuredName into one RDN. A CN must stand alone, to be one name.
-        if len(rdn) != 1 and any(attribute.oid == NameOID.COMMON_NAME for attribute in rdn):
+        if len(rdn) != 1 and any(attribute.oid == NameOID.COMMON_NAME for attribute in rdn):  # enforces case 9
             raise MalformedRequest(
                 "csr_name_malformed", "The CSR's common name (CN) shares its RDN with another value."
             )
     for attribute in subject:
         value = attribute.value
-        if len(value) > MAX_SUBJECT_VALUE:
+        if len(value) > MAX_SUBJECT_VALUE:  # enforces case 8
             raise MalformedRequest(
                 "csr_name_malformed", f"A value in the CSR's subject is longer than {MAX_SUBJECT_VALUE} characters."
             )
-        if isinstance(value, str) and not _is_text(value):
+        if isinstance(value, str) and not _is_text(value):  # enforces case 5, 7
             raise MalformedRequest("csr_name_malformed", "The CSR's subject holds control or formatting characters.")
         if attribute.oid == NameOID.COMMON_NAME:
-            if common_name is not None:
+            if common_name is not None:  # enforces case 9
                 raise MalformedRequest("csr_name_malformed", "The CSR's subject has two common names (CN).")
-            if not isinstance(value, str) or not 0 < len(value.encode()) <= MAX_COMMON_NAME:
+            if not isinstance(value, str) or not 0 < len(value.encode()) <= MAX_COMMON_NAME:  # enforces case 8
                 raise MalformedRequest(
                     "csr_name_malformed", f"The CSR's common name (CN) is not of 1 to {MAX_COMMON_NAME} bytes."
                 )
@@ -344,6 +347,7 @@ def _canonical_name(name: x509.GeneralName) -> str:
         lower = name.value.lower()
         # "The name MUST be in the "preferred name syntax", as specified by Section 3.5 of [RFC1034]"
         # -- RFC 5280 4.2.1.6. An underscore is let pass: devices have it in their names. No wildcard is.
+        # enforces case 5, 6
         if not name.value.isascii() or not _DNS_NAME.fullmatch(lower) or ("xn--" in lower and not _is_idna(lower)):
             raise MalformedRequest("csr_name_malformed", "A dNSName in the CSR is not a host name.")
         return f"DNS:{lower}"
@@ -352,15 +356,15 @@ def _canonical_name(name: x509.GeneralName) -> str:
             raise MalformedRequest("csr_extension_malformed", "An iPAddress in the CSR is not the address of a host.")
         return f"IP:{name.value}"
     if isinstance(name, x509.UniformResourceIdentifier):
-        if not _URI.fullmatch(name.value):
+        if not _URI.fullmatch(name.value):  # enforces case 5
             raise MalformedRequest("csr_name_malformed", "A uniformResourceIdentifier in the CSR is not a URI.")
         return f"URI:{name.value}"
     if isinstance(name, x509.RFC822Name):
-        if not _MAILBOX.fullmatch(name.value):
+        if not _MAILBOX.fullmatch(name.value):  # enforces case 5
             raise MalformedRequest("csr_name_malformed", "An rfc822Name in the CSR is not a mailbox.")
         return f"email:{name.value}"
     if isinstance(name, x509.DirectoryName):
-        if not all(isinstance(part.value, bytes) or _is_text(part.value) for part in name.value):
+        if not all(isinstance(part.value, bytes) or _is_text(part.value) for part in name.value):  # enforces case 7
             raise MalformedRequest("csr_name_malformed", "A directoryName in the CSR holds control characters.")
         return f"dir:{name.value.rfc4514_string()}"
     if isinstance(name, x509.OtherName):
@@ -376,10 +380,11 @@ def _is_idna(name: str) -> bool:
         if label.startswith("xn--"):
             try:
                 text = label[4:].encode().decode("punycode")
+                # enforces case 6
                 if text.isascii() or not text.isprintable() or text.encode("punycode").decode() != label[4:]:
                     return False
             except UnicodeError:
-                return False
+                return False  # enforces case 6
     return True
 
 

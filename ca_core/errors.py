@@ -12,10 +12,13 @@
     |   +-- NotAuthenticated   no credential, or one that proves nothing
     |   +-- NotAuthorized      proven, but not entitled to this
     |   +-- NotFound           no such realm, profile or operation
+    |   +-- TooMany            asked more often than a device, credential or source may
     +-- OperatorError          a command that can't be carried out; told to the operator with its remedy
     +-- InternalError          ours: logged, never told
         +-- Unavailable        nothing can be issued now; asking again later may help
+        |   +-- Overloaded     too many others ask; nothing was done for this one
         +-- SealingFailed      a key can't be opened with this unlock key
+        |   +-- IssuerUnfit    a CA certificate that nobody would believe
         +-- ConditionFailed    a fact that the decision stood on no longer held at the commit
         +-- ConstraintFailed   the store refused a row
 
@@ -33,15 +36,18 @@ __all__ = [
     "ConstraintFailed",
     "CoreError",
     "InternalError",
+    "IssuerUnfit",
     "MalformedRequest",
     "NotAuthenticated",
     "NotAuthorized",
     "NotFound",
     "OperatorError",
+    "Overloaded",
     "PopFailed",
     "Refusal",
     "SealingFailed",
     "TooLarge",
+    "TooMany",
     "Unavailable",
     "UnsupportedMedia",
 ]
@@ -100,6 +106,14 @@ class NotFound(Refusal):
     """No such realm, profile or operation."""
 
 
+class TooMany(Refusal):
+    """Asked more often than a device, a credential or a source may; `retry_after` seconds later it may ask again."""
+
+    def __init__(self, code: str, message: str, *, retry_after: int, detail: str = "") -> None:
+        super().__init__(code, message, detail=detail)
+        self.retry_after = retry_after
+
+
 class OperatorError(CoreError):
     """A command that can't be carried out. `remedy` says what to do instead; `code` is stable."""
 
@@ -120,8 +134,24 @@ class Unavailable(InternalError):
     """Nothing can be issued at the moment (store, signer or clock)."""
 
 
+class Overloaded(Unavailable):
+    """There is no place for the request; nothing was done. Ask again after `retry_after` seconds."""
+
+    def __init__(self, reason: str, *, retry_after: int) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
 class SealingFailed(InternalError):
     """A sealed key does not open with this unlock key, or does not match its certificate."""
+
+
+class IssuerUnfit(SealingFailed):
+    """A CA certificate under which nothing is signed: no relying party would accept it. `code` is a finding's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ConditionFailed(InternalError):

@@ -3,8 +3,13 @@
 import functools
 import ipaddress
 import logging
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from ca_core.errors import TooMany
 
 _MANY = 4096
 _V4_PREFIX, _V6_PREFIX = 24, 64
@@ -28,6 +33,17 @@ class Buckets:
         """How many keys are remembered."""
         return len(self._kept)
 
+    def is_empty(self, key: Hashable) -> bool:
+        """Whether `take` would find nothing now."""
+        found = self._kept.get(key)
+        return found is not None and found[0] + (self._clock() - found[1]) * self._rate < 1
+
+    def give_back(self, key: Hashable) -> None:
+        """Undo one `take`."""
+        if key in self._kept:
+            tokens, filled = self._kept[key]
+            self._kept[key] = (min(self._burst, tokens + 1), filled)
+
     def take(self, key: Hashable) -> bool:
         """Take a token of `key`. False when there is none."""
         now = self._clock()
@@ -38,6 +54,82 @@ class Buckets:
         if len(self._kept) > self._keys:
             self._kept.popitem(last=False)
         return allowed
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """How often somebody may ask; the numbers may also come at once. `is_trusted` addresses are free of the last."""
+
+    per_device: int
+    """Requests that prove to come from one device, in an hour."""
+    per_credential: int
+    """Requests with one secret or certificate, in an hour."""
+    refusals_per_source: int
+    """Refusals of peers that prove nothing, from one source, in a minute."""
+    is_trusted: Callable[[str], bool]
+
+
+class Rates:
+    """Counts requests by device and credential, and refusals by source. Each process counts for itself."""
+
+    def __init__(self, limits: RateLimits | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        if limits is None:
+            return
+        self._devices = Buckets(rate=limits.per_device / 3600, burst=limits.per_device, clock=clock, keys=_MANY * 16)
+        self._credentials = Buckets(
+            rate=limits.per_credential / 3600, burst=limits.per_credential, clock=clock, keys=_MANY * 16
+        )
+        self._sources = Buckets(
+            rate=limits.refusals_per_source / 60, burst=limits.refusals_per_source, clock=clock, keys=_MANY
+        )
+
+    def take(self, device: Hashable, credential: Hashable) -> None:
+        """Count a request of a requester who proved who it is. Raises `TooMany`."""
+        if self._limits is None:
+            return
+        if not self._credentials.take(credential):
+            wait = math.ceil(3600 / self._limits.per_credential)
+            raise TooMany("rate_credential", "This credential is used too often; ask later.", retry_after=wait)
+        if not self._devices.take(device):
+            self._credentials.give_back(credential)
+            wait = math.ceil(3600 / self._limits.per_device)
+            raise TooMany("rate_device", "This device asks too often; ask later.", retry_after=wait)
+
+    def give_back(self, device: Hashable, credential: Hashable) -> None:
+        """It failed by our own fault, and will be asked again."""
+        if self._limits is not None:
+            self._devices.give_back(device)
+            self._credentials.give_back(credential)
+
+    def refused(self, source: str) -> TooMany | None:
+        """Count a refusal of a peer that proved nothing; what to tell it instead when it has had its share."""
+        if self._limits is None or self._limits.is_trusted(source) or self._sources.take(source_of(source)):
+            return None
+        wait = math.ceil(60 / self._limits.refusals_per_source)
+        message = "Too many requests from here prove nothing; ask later."
+        return TooMany("rate_source", message, retry_after=max(5, wait))
+
+    def is_late(self, source: str) -> bool:
+        """Whether the source has had its share of refusals, so that others go first."""
+        return self._limits is not None and self._sources.is_empty(source_of(source))
+
+
+@functools.lru_cache(8192)
+def source_of(address: str) -> str:
+    """What counts as one source: an IPv4 address, an IPv6 /64; what is no address stays itself.
+
+    A host with IPv6 has a /64 to choose addresses from, so that a single one says nothing.
+    """
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:64] or "unknown"
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(found)
 
 
 @functools.lru_cache(4096)

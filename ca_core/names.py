@@ -44,8 +44,8 @@ def decode_segment(segment: str) -> str:
     try:
         text = unquote_to_bytes(segment).decode()
     except UnicodeError:
-        return ""
-    return "" if "/" in text or text in (".", "..") else text
+        return ""  # enforces case 52
+    return "" if "/" in text or text in (".", "..") else text  # enforces case 52
 
 
 def parse_label(text: str) -> tuple[str, str | None]:

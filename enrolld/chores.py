@@ -9,6 +9,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ca_core.errors import CoreError
+from enrolld.metrics.counts import Counts
+from enrolld.metrics.meter import WorkerMeter
 from enrolld.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
@@ -37,7 +40,9 @@ class Chores:
         names: Sequence[str],
         refusals: RefusalLog,
         clock: Callable[[], float] = time.monotonic,
+        meter: WorkerMeter | None = None,
     ) -> None:
+        self._meter = meter or WorkerMeter(Counts())
         self._core = core
         self._names = names
         self._refusals = refusals
@@ -58,15 +63,17 @@ class Chores:
         """Do what is due now."""
         self._refusals.tell_due()
         if self._due("lease", _HOLD_EVERY if self._holds else _ASK_EVERY):
-            self._holds = bool(await self._try("hold the lease", self._hold))
+            self._holds = bool(await self._try("lease", "hold the lease", self._hold))
+            self._meter.lease(is_held=self._holds)
         if self._holds and self._due("crls", _CRLS_EVERY):
-            await self._try("publish CRLs", self._publish)
-        await self._try("look at the realms", self._watch)
+            await self._try("crls", "publish CRLs", self._publish)
+        await self._try("realms", "look at the realms", self._watch)
         if self._due("certificates", 0.0 if self._clock() < self._eager_until else _CERTIFICATES_EVERY):
             # Whoever makes them shows them as well; the others reread.
-            await self._try("renew the server certificates", self._renew if self._holds else self._reread)
+            renew = self._renew if self._holds else self._reread
+            await self._try("server_certificates", "renew the server certificates", renew)
             ra = self._core.ra_certificates
-            await self._try("renew the RA certificates", ra.ensure if self._holds else ra.refresh)
+            await self._try("ra_certificates", "renew the RA certificates", ra.ensure if self._holds else ra.refresh)
 
     async def _hold(self) -> bool:
         return await self._core.leases.hold("chores", _LEASE_SECONDS)
@@ -87,15 +94,19 @@ class Chores:
     async def _reread(self) -> None:
         await self._core.server_certificates.refresh()
 
-    async def _try(self, what: str, chore: Callable[[], Awaitable[object]]) -> object:
+    async def _try(self, job: str, what: str, chore: Callable[[], Awaitable[object]]) -> object:
         try:
-            return await chore()
-        except Exception:  # noqa: BLE001  # whatever fails here must stop neither the listeners nor the other chores
+            done = await chore()
+        except Exception as exc:  # noqa: BLE001  # whatever fails here must stop neither the listeners nor the other chores
+            self._meter.job_failed(job)
             now = self._clock()
             if now - self._complained_at.get(what, -_SAME_COMPLAINT_EVERY) >= _SAME_COMPLAINT_EVERY:
                 self._complained_at[what] = now
-                _LOG.exception("can't %s", what)
+                # A store that is full or a key that does not open is no bug, and needs no stack.
+                _LOG.error("can't %s: %s", what, exc, exc_info=None if isinstance(exc, CoreError) else exc)
             return None
+        self._meter.job_done(job)
+        return done
 
     def _due(self, chore: str, every: float) -> bool:
         now = self._clock()

@@ -20,6 +20,7 @@ from typing import Literal, Self, cast
 import msgspec
 
 from ca_core.errors import OperatorError
+from enrolld.limits import Limits, Networks
 from enrolld.sockets import Address
 
 __all__ = [
@@ -44,6 +45,9 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "ENROLLD_HTTPS": ("listen", "https"),
     "ENROLLD_HTTP": ("listen", "http"),
     "ENROLLD_ADMIN": ("listen", "admin"),
+    "ENROLLD_PROXY_HTTPS": ("proxy", "https"),
+    "ENROLLD_PROXY_HTTP": ("proxy", "http"),
+    "ENROLLD_PROXY_FROM": ("proxy", "from"),
     "ENROLLD_STORE": ("store", "url"),
     "ENROLLD_UNLOCK_FILE": ("unlock", "file"),
     "ENROLLD_LOG_FORMAT": ("log", "format"),
@@ -60,6 +64,14 @@ class ListenSection(msgspec.Struct, forbid_unknown_fields=True):
     https: str | list[str] = ":8443"
     http: str | list[str] = ":8080"
     admin: str | list[str] = "127.0.0.1:8081"
+
+
+class ProxySection(msgspec.Struct, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """`[proxy]`: listeners behind a balancer that speaks PROXY protocol v2, and the networks it speaks from."""
+
+    https: str | list[str] = OFF
+    http: str | list[str] = OFF
+    from_: list[str] = []
 
 
 class StoreSection(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,6 +99,8 @@ class NodeFile(msgspec.Struct, forbid_unknown_fields=True):
     names: list[str] = []
     workers: int = 1
     listen: ListenSection = msgspec.field(default_factory=ListenSection)
+    proxy: ProxySection = msgspec.field(default_factory=ProxySection)
+    limits: Limits = msgspec.field(default_factory=Limits)
     store: StoreSection = msgspec.field(default_factory=StoreSection)
     unlock: UnlockSection = msgspec.field(default_factory=UnlockSection)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
@@ -114,6 +128,10 @@ class Node(msgspec.Struct, frozen=True):
     https: tuple[Address, ...]
     http: tuple[Address, ...]
     admin: tuple[Address, ...]
+    proxy_https: tuple[Address, ...]
+    proxy_http: tuple[Address, ...]
+    proxies: tuple[str, ...]
+    limits: Limits
     workers: int
     store_url: str
     unlock_file: Path | None
@@ -130,7 +148,12 @@ class Node(msgspec.Struct, frozen=True):
         content = cast(NodeFile, _convert(tree, NodeFile, (), own))
         names = tuple(_checked_name(name, own) for name in content.names)
         listeners = [_addresses(kind, getattr(content.listen, kind), own) for kind in ("https", "http", "admin")]
-        if not any(listeners) and not own:
+        proxied = [_addresses(kind, getattr(content.proxy, kind), own, "proxy") for kind in ("https", "http")]
+        if any(proxied) and not content.proxy.from_:
+            own.append('proxy.from: name the balancers, such as ["192.0.2.10", "198.51.100.0/24"]')
+        _check_networks("proxy.from", content.proxy.from_, own)
+        _check_limits(content.limits, own)
+        if not any(listeners + proxied) and not own:
             own.append("listen: every listener is off, so that there is nothing to serve")
         if not 1 <= content.workers <= 128:
             own.append(f"workers: expected 1 to 128, got {content.workers}")
@@ -150,6 +173,10 @@ class Node(msgspec.Struct, frozen=True):
             https=listeners[0],
             http=listeners[1],
             admin=listeners[2],
+            proxy_https=proxied[0],
+            proxy_http=proxied[1],
+            proxies=tuple(content.proxy.from_),
+            limits=content.limits,
             workers=content.workers,
             store_url=url,
             unlock_file=_unlock_file(content.unlock.file, directory, environ),
@@ -208,7 +235,22 @@ names = [{given}]
 [listen]                    # ADDR:PORT, a list of them, or "off"; ":8443" is every address, IPv4 and IPv6
 # https = ":8443"           # EST, SCEP
 # http = ":8080"            # SCEP, CRLs and CA certificates
-# admin = "127.0.0.1:8081"  # /healthz and /readyz
+# admin = "127.0.0.1:8081"  # /healthz, /readyz and /metrics
+
+[proxy]                     # listeners behind a balancer that speaks PROXY protocol v2 (haproxy: send-proxy-v2)
+# https = "off"
+# http = "off"
+# from = []                 # the balancers' networks; nobody else may connect there
+
+[limits]
+# connections = 20000               # open at a time, over all workers
+# connections_per_source = 2000     # of one address (IPv6: one /64), over all workers
+# handshakes = 1000                 # TLS handshakes that have begun, per worker
+# waiting = 512                     # requests that wait for their turn, per worker; beyond them: 503
+# requests_per_device = 120         # per hour and worker, which may come at once; beyond them: 429
+# requests_per_credential = 60      # the same for one secret, or one certificate
+# refusals_per_source = 600         # per minute and worker: refusals of peers that prove nothing; beyond them: 429
+# trusted = ["127.0.0.0/8", "::1/128"]  # networks that no limit by source holds for
 
 [store]
 # url = "sqlite:///PATH"    # enrolld.db beside this file
@@ -238,7 +280,7 @@ def _overlay(tree: dict[str, object], flags: Flags, environ: Mapping[str, str]) 
     """Put variables, then flags, over what the file says."""
     for variable, path in VARIABLES.items():
         if text := environ.get(variable, ""):
-            many = path[0] in ("names", "listen")
+            many = path[0] in ("names", "listen", "proxy")
             value: object = [part.strip() for part in text.split(",") if part.strip()] if many else text
             _put(tree, path, int(text) if path == ("workers",) and text.isdecimal() else value)
     given: dict[tuple[str, ...], object] = {
@@ -268,7 +310,8 @@ def _convert(value: object, kind: type[msgspec.Struct], path: tuple[str, ...], f
     if not isinstance(value, dict):
         faults.append(f"{'.'.join(path)}: expected a table [{'.'.join(path)}]")
         return kind()
-    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    python_names = {field.encode_name: field.name for field in msgspec.structs.fields(kind)}
     good: dict[str, object] = {}
     for key, item in value.items():
         where = (*path, str(key))
@@ -277,10 +320,10 @@ def _convert(value: object, kind: type[msgspec.Struct], path: tuple[str, ...], f
             hint = f"; the nearest is {'.'.join((*path, nearest))}" if nearest else f"; known are {', '.join(fields)}"
             faults.append(f"{'.'.join(where)}: no such key{hint}")
         elif isinstance(fields[key], type) and issubclass(fields[key], msgspec.Struct):
-            good[key] = _convert(item, fields[key], where, faults)
+            good[python_names[key]] = _convert(item, fields[key], where, faults)
         else:
             try:
-                good[key] = msgspec.convert(item, fields[key])
+                good[python_names[key]] = msgspec.convert(item, fields[key])
             except msgspec.ValidationError as exc:
                 choices = [str(choice) for choice in typing.get_args(fields[key]) if isinstance(choice, str)]
                 sentence = f"expected one of {', '.join(choices)}" if choices else _in_toml_words(str(exc))
@@ -301,7 +344,11 @@ def _with_origin(fault: str, flags: Flags, environ: Mapping[str, str]) -> str:
     if key == ("listen",) and flags.https and flags.http and flags.admin:
         return f"--https, --http, --admin: {fault.split(': ', 1)[-1]}"
     given = {"https": flags.https, "http": flags.http, "admin": flags.admin, "names": flags.names}
-    if given.get(key[-1]) or (key[-1] == "workers" and flags.workers is not None) or (key[-1] == "url" and flags.store):
+    if (
+        (key[0] != "proxy" and given.get(key[-1]))
+        or (key[-1] == "workers" and flags.workers is not None)
+        or (key[-1] == "url" and flags.store)
+    ):
         flag = {"names": "name", "url": "store"}.get(key[-1], key[-1])
         return f"--{flag}: {fault.split(': ', 1)[-1]}"
     for variable, path in VARIABLES.items():
@@ -310,19 +357,35 @@ def _with_origin(fault: str, flags: Flags, environ: Mapping[str, str]) -> str:
     return f"{FILE_NAME}: {fault}"
 
 
-def _addresses(kind: str, value: str | list[str], faults: list[str]) -> tuple[Address, ...]:
+def _check_networks(key: str, texts: Sequence[str], faults: list[str]) -> None:
+    for text in texts:
+        try:
+            Networks((text,))
+        except ValueError:
+            faults.append(f"{key}: expected a network such as 192.0.2.0/24 or 2001:db8::/32, got {text!r}")
+
+
+def _check_limits(limits: Limits, faults: list[str]) -> None:
+    for field in msgspec.structs.fields(Limits):
+        value = getattr(limits, field.name)
+        if isinstance(value, int) and not 1 <= value <= 10_000_000:
+            faults.append(f"limits.{field.name}: expected 1 to 10000000, got {value}")
+    _check_networks("limits.trusted", limits.trusted, faults)
+
+
+def _addresses(kind: str, value: str | list[str], faults: list[str], section: str = "listen") -> tuple[Address, ...]:
     texts = [value] if isinstance(value, str) else value
     if texts == [OFF] or not texts:
         return ()
     found: list[Address] = []
     for text in texts:
         if text == OFF:
-            faults.append(f"listen.{kind}: 'off' stands alone")
+            faults.append(f"{section}.{kind}: 'off' stands alone")
             continue
         try:
             found.append(Address.parse(text))
         except ValueError as exc:
-            faults.append(f"listen.{kind}: {exc}")
+            faults.append(f"{section}.{kind}: {exc}")
     return tuple(dict.fromkeys(found))
 
 

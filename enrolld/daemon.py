@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.metadata
+import logging
 import os
 import signal
 import socket
@@ -20,13 +21,15 @@ from ca_core.names import DEFAULT_REALM
 from ca_core.records import opening
 from enrolld import log, notify, process, running, sockets, unlock
 from enrolld.config import FILE_NAME, Node, starting_file
-from enrolld.process import SocketSettings, WorkerSettings
+from enrolld.process import BoardSettings, SocketSettings, WorkerSettings
 from enrolld.running import Listener, RunState
 from enrolld.supervisor import Settings, Supervisor
 
 __all__ = ["Made", "Started", "make", "serve"]
 
-_KINDS = ("https", "http", "admin")
+_LOG = logging.getLogger(__name__)
+
+_KINDS = ("https", "http", "admin", "proxy-https", "proxy-http")
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -85,7 +88,8 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
 
     `read_again` reads this node's configuration as it is then; it raises OperatorError.
     """
-    process.harden()
+    process.harden()  # enforces case 73
+    process.raise_descriptor_limit()
     log.setup(node.log, "supervisor")
     for early in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(early, signal.SIG_IGN)  # until there is something to reload
@@ -98,7 +102,7 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
         handed = {kind for kind, _ in bound}
         for kind in _KINDS:  # (2) first of all: a CA is not made for a daemon that can't listen
             if kind not in handed:
-                bound += [(kind, one) for one in sockets.bind(kind, getattr(node, kind))]
+                bound += [(kind, one) for one in sockets.bind(kind, getattr(node, kind.replace("-", "_")))]
         public_url = node.public_url(next((one.getsockname()[1] for kind, one in bound if kind == "http"), None))
         key, path = _unlock_key(node, new=new)
         config = _config(node, key, public_url, "supervisor")
@@ -142,7 +146,10 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
 
             async def adopted() -> None:
                 log.setup(new.log, "supervisor")
-                running.publish(node.dir, told)
+                try:
+                    running.publish(node.dir, told)
+                except OSError as exc:  # the reload itself is done; commands go on with what the file says
+                    _LOG.error("%s could not be written: %s", node.dir / "run" / "serve.json", exc.strerror)
                 await prepare()  # until now the old workers saw to their own names
 
             return _worker_settings(new, told, new_names, key), adopted
@@ -158,6 +165,7 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
 def _changed_for_good(node: Node, new: Node) -> list[str]:
     """The settings that differ and that only a restart can change."""
     fixed = {"https": "listen.https", "http": "listen.http", "admin": "listen.admin", "workers": "workers"}
+    fixed |= {"proxy_https": "proxy.https", "proxy_http": "proxy.http"}
     fixed |= {"store_url": "store.url", "unlock_file": "unlock.file"}
     return [told for name, told in fixed.items() if getattr(node, name) != getattr(new, name)]
 
@@ -249,10 +257,8 @@ async def _free_device(core: Core) -> str:
         number += 1
 
 
-def _worker_settings(
-    node: Node, state: RunState, names: tuple[str, ...], key: UnlockKey
-) -> Callable[[int, tuple[SocketSettings, ...]], WorkerSettings]:
-    def settings(number: int, inherited: tuple[SocketSettings, ...]) -> WorkerSettings:
+def _worker_settings(node: Node, state: RunState, names: tuple[str, ...], key: UnlockKey) -> Settings:
+    def settings(number: int, inherited: tuple[SocketSettings, ...], board: BoardSettings) -> WorkerSettings:
         return WorkerSettings(
             number=number,
             version=state.version,
@@ -263,6 +269,9 @@ def _worker_settings(
             log=node.log,
             sockets=inherited,
             unlock_key=key.to_bytes(),
+            board=board,
+            limits=node.limits,
+            proxies=node.proxies,
         )
 
     return settings

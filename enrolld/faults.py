@@ -5,7 +5,7 @@ The core's own failures are for its log; here they get words. A remedy is true w
 
 from typing import NamedTuple
 
-from ca_core.errors import InternalError, OperatorError, Refusal, SealingFailed, Unavailable
+from ca_core.errors import InternalError, IssuerUnfit, OperatorError, Refusal, SealingFailed, Unavailable
 
 __all__ = ["Fault", "fault_of"]
 
@@ -35,6 +35,10 @@ def fault_of(exc: Exception) -> Fault:
     """The words for any exception, also for one that no command foresaw."""
     if isinstance(exc, OperatorError | Refusal):
         return Fault(exc.code, exc.message, _REMEDIES.get(exc.code, exc.remedy))
+    if isinstance(exc, IssuerUnfit):
+        return Fault(
+            exc.code, f"The CA can't sign: {_line(exc)}.", "Restore the certificate, or a backup of the store."
+        )
     if isinstance(exc, SealingFailed):
         return Fault("unlock_key_wrong", f"The CA can't sign: {_line(exc)}.", _GIVE_THE_KEY)
     if isinstance(exc, Unavailable):

@@ -42,10 +42,12 @@ async def _reasons(core: "Core") -> list[str]:
         async with asyncio.timeout(_PATIENCE):
             if await core.clock_is_behind():
                 reasons.append("this machine's clock stands before the store's newest event")
+            if core.store.shortage() is not None:
+                reasons.append("there is no room in the store; the log says why")
         core.server_certificates.select(None)
     except TimeoutError:
         reasons.append("the store does not answer")
-    except CoreError:
-        _LOG.exception("not ready")
+    except CoreError as exc:
+        _LOG.error("not ready: %s", exc)
         reasons.append("the store can't be used; the log says why")
     return reasons

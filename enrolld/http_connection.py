@@ -8,6 +8,7 @@ that hold each behaviour.
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
@@ -66,6 +67,7 @@ class HttpConnection(RequestHandler):
 
     __slots__ = (
         "_answered",
+        "_busy_since",
         "_deadline",
         "_head_size",
         "_is_broken",
@@ -86,7 +88,7 @@ class HttpConnection(RequestHandler):
             logger=_log,
             access_log=cast(logging.Logger, None),  # aiohttp: "if access_log"
             max_line_size=limits.max_line_size,
-            max_headers=limits.max_fields,
+            max_headers=limits.max_fields,  # enforces case 51
             max_field_size=limits.max_field_size,
             lingering_time=limits.body_timeout,
             auto_decompress=False,
@@ -99,6 +101,7 @@ class HttpConnection(RequestHandler):
         self._listener = listener
         self._peer = ""
         self._answered = 0
+        self._busy_since: float | None = None
         self._head_size = 0  # bytes of a head that is not complete
         self._open_payload: StreamReader | None = None  # the body that is still coming in
         self._is_broken = False  # what comes in has no meaning any more
@@ -111,7 +114,7 @@ class HttpConnection(RequestHandler):
         """The connection is open; its first head is due."""
         self._peer = peer_text(transport.get_extra_info("peername"))
         self._listener.connections.add(self)
-        self._expect(self._limits.head_timeout, self._head_is_late)
+        self._expect(self._limits.head_timeout, self._head_is_late)  # enforces case 51
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -120,6 +123,8 @@ class HttpConnection(RequestHandler):
         self._listener.connections.discard(self)
         self._open_payload = None
         super().connection_lost(exc)
+        # aiohttp's task may wake up only now, to a request that came together with the peer's reset.
+        self._request_factory = _nobody_is_there
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
@@ -128,6 +133,8 @@ class HttpConnection(RequestHandler):
         heads = self._request_count
         super().data_received(data)
         if self._request_count != heads:
+            if heads == self._answered:
+                self._busy_since = time.monotonic()
             self._head_ended()
         elif self._open_payload is not None:
             if self._open_payload.is_eof():
@@ -140,15 +147,30 @@ class HttpConnection(RequestHandler):
         self._peer_is_done = True
         if self._open_payload is not None:
             self._break_body(HttpRefusedError(400, "http_body_truncated", "The body is shorter than announced."))
-        return self._in_hand() > 0
+        return self._in_hand() > 0  # enforces case 51
+
+    @property
+    def busy_since(self) -> float | None:
+        """When (`time.monotonic`) it began to serve what it serves now; None while nothing is in hand."""
+        return self._busy_since if self._in_hand() else None
+
+    @property
+    def waits_for_body(self) -> bool:
+        """Whether it waits for the rest of a body."""
+        return self._open_payload is not None
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has served a request already."""
+        return self._answered > 0
 
     # What is expected next
 
     def _head_grew(self, size: int) -> None:
         if not self._head_size:
-            self._expect(self._limits.head_timeout, self._head_is_late)
+            self._expect(self._limits.head_timeout, self._head_is_late)  # enforces case 51
         self._head_size += size
-        if self._head_size > self._limits.max_head_size:
+        if self._head_size > self._limits.max_head_size:  # enforces case 51
             self._refuse_head(HttpRefusedError(431, "http_head_too_large", "The request's head is too large."))
 
     def _head_ended(self) -> None:
@@ -166,7 +188,7 @@ class HttpConnection(RequestHandler):
                 self._break_body(refusal_of(message.exc, self._limits))
         elif not payload.is_eof():
             self._open_payload = payload
-            self._expect(self._limits.body_timeout, self._body_is_late)
+            self._expect(self._limits.body_timeout, self._body_is_late)  # enforces case 51
 
     def _body_ended(self) -> None:
         self._open_payload = None
@@ -175,7 +197,7 @@ class HttpConnection(RequestHandler):
 
     def _expect_next_head(self) -> None:
         if not self._in_hand() and not self._head_size and self._open_payload is None:
-            self._expect(self._limits.idle_timeout, self.force_close)
+            self._expect(self._limits.idle_timeout, self.force_close)  # enforces case 51
 
     def _head_is_late(self) -> None:
         if self._head_size:
@@ -260,7 +282,7 @@ class HttpConnection(RequestHandler):
         if not resp.prepared:
             if isinstance(resp, web.HTTPException) and REQUEST_ID_HEADER not in resp.headers:
                 self._reword(request, resp)
-            if self._must_close(request):
+            if self._must_close(request):  # enforces case 50
                 resp.force_close()
         return await super().finish_response(request, resp, start_time)
 
@@ -301,6 +323,16 @@ class HttpConnection(RequestHandler):
             answer.headers[REQUEST_ID_HEADER] = request_id
 
     def _must_close(self, request: web.BaseRequest) -> bool:
+        coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+        if coding is not None and (  # enforces case 50
+            request.version == HttpVersion10
+            or coding.strip().lower() != "chunked"
+            or hdrs.CONTENT_LENGTH in request.headers
+        ):
+            # "MUST treat the message as if the framing is faulty [...] and close the connection after processing the
+            # message." -- RFC 9112 6.1; what was sent behind such a body means nothing either.
+            self._is_broken = True
+            return True
         if self._open_payload is not None:
             length = request.content_length
             if length is None or length > _DRAINED_BODY:
@@ -308,6 +340,10 @@ class HttpConnection(RequestHandler):
                 return True
         is_last = self._in_hand() <= 1
         return is_last and (self._is_broken or self._listener.is_draining or self._peer_is_done)
+
+
+def _nobody_is_there(*_: object) -> web.BaseRequest:
+    raise asyncio.CancelledError
 
 
 def peer_text(peername: Any) -> str:

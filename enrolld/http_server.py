@@ -12,7 +12,7 @@ from enrolld.http_connection import HttpConnection, host_of, peer_text
 from enrolld.http_refusal import HttpLimits, HttpRefusedError, request_id_of
 from enrolld.refusal_log import RefusalLog
 from enrolld.request_id import new_request_id
-from enrolld.tls import Select, StreamLimits, StreamReason, StreamServer, TlsLimits, TlsServer
+from enrolld.tls import IsProxy, Select, StreamLimits, StreamReason, StreamServer, TlsLimits, TlsServer, Watch
 
 __all__ = [
     "HttpLimits",
@@ -48,11 +48,14 @@ async def serve_tls(
     http_limits: HttpLimits | None = None,
     on_refused: OnRefused | None = None,
     refusals: RefusalLog | None = None,
+    is_proxy: IsProxy | None = None,
+    watch: Watch | None = None,
 ) -> "Listener":
     """Serve the application over TLS. `runner` has been set up; `sock` is bound, and from now on the listener's.
 
     `request.transport.get_extra_info("tls")` is the TlsPeer, and `request.scheme` is "https".
-    `refusals` limits the lines that refusals may write.
+    `refusals` limits the lines that refusals may write. With `is_proxy` the listener stands behind balancers: it takes
+    connections from those alone, each with a PROXY header. `watch` counts connections and cuts what is too much.
     """
     listener = Listener(runner, http_limits, on_refused, refusals)
     streams = TlsServer(
@@ -61,6 +64,8 @@ async def serve_tls(
         limits=tls_limits,
         on_refused=listener.stream_refused,
         plaintext_answer=_HTTPS_ONLY,
+        is_proxy=is_proxy,
+        watch=watch,
     )
     await listener.start(streams, sock)
     return listener
@@ -74,10 +79,18 @@ async def serve_plain(
     http_limits: HttpLimits | None = None,
     on_refused: OnRefused | None = None,
     refusals: RefusalLog | None = None,
+    is_proxy: IsProxy | None = None,
+    watch: Watch | None = None,
 ) -> "Listener":
     """Serve the application over plain TCP; otherwise as serve_tls."""
     listener = Listener(runner, http_limits, on_refused, refusals)
-    streams = StreamServer(listener.make_connection, limits=stream_limits, on_refused=listener.stream_refused)
+    streams = StreamServer(
+        listener.make_connection,
+        limits=stream_limits,
+        on_refused=listener.stream_refused,
+        is_proxy=is_proxy,
+        watch=watch,
+    )
     await listener.start(streams, sock)
     return listener
 

@@ -16,6 +16,7 @@ Fetch = Callable[[str], Awaitable[bytes | None]]
 _CERTIFICATE = "application/pkix-cert"  # RFC 2585 4.1: DER
 _CRL = "application/pkix-crl"
 _MAX_NAME = 80
+_PIECE = 64 * 1024
 
 
 class _Crls(Protocol):
@@ -40,25 +41,58 @@ class Published(Protocol):
 
 def add_routes(app: web.Application, core: Published) -> None:
     """`/pki/<issuer>.cer` and `/pki/<issuer>/0.crl`; shard 0 until there are more."""
+    tags = _Tags()
 
     async def certificate(request: web.Request) -> web.StreamResponse:
-        return await _answer(request, core.issuers.certificate, _CERTIFICATE, "public, max-age=3600")
+        return await _answer(request, core.issuers.certificate, _CERTIFICATE, "public, max-age=3600", tags)
 
     async def crl(request: web.Request) -> web.StreamResponse:
         # no-cache lets a proxy keep the list but makes it ask whether there is a newer: a revocation counts at once.
-        return await _answer(request, core.crls.latest, _CRL, "no-cache")
+        return await _answer(request, core.crls.latest, _CRL, "no-cache", tags)
 
-    app.router.add_get("/pki/{issuer:[a-z0-9-]+}.cer", certificate)
-    app.router.add_get("/pki/{issuer:[a-z0-9-]+}/0.crl", crl)
+    app.router.add_get("/pki/{issuer:[a-z0-9-]+}.cer", certificate, name="certificate")
+    app.router.add_get("/pki/{issuer:[a-z0-9-]+}/0.crl", crl, name="crl")
 
 
-async def _answer(request: web.Request, fetch: Fetch, media_type: str, caching: str) -> web.StreamResponse:
+class _Tags:
+    """Entity tags. A large CRL is the same object from request to request, and is hashed once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[bytes, str]] = {}
+
+    def of(self, path: str, body: bytes) -> str:
+        """The strong tag of what is at `path`, which is one that exists."""
+        kept = self._kept.get(path)
+        if kept is None or kept[0] is not body:
+            kept = self._kept[path] = body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        return kept[1]
+
+
+async def _answer(request: web.Request, fetch: Fetch, media_type: str, caching: str, tags: _Tags) -> web.StreamResponse:
     issuer = request.match_info["issuer"]
     der = await fetch(issuer) if len(issuer) <= _MAX_NAME else None
     if der is None:
         raise web.HTTPNotFound
-    tag = f'"{hashlib.sha256(der).hexdigest()[:32]}"'
+    tag = tags.of(f"{media_type} {issuer}", der)
     headers = {"ETag": tag, "Cache-Control": caching}
     if tag in request.headers.get("If-None-Match", ""):
         return web.Response(status=304, headers=headers)
-    return web.Response(body=der, content_type=media_type, headers=headers)
+    if len(der) <= _PIECE:
+        return web.Response(body=der, content_type=media_type, headers=headers)
+    return await _send_large(request, der, media_type, headers)
+
+
+async def _send_large(
+    request: web.Request, body: bytes, media_type: str, headers: dict[str, str]
+) -> web.StreamResponse:
+    """A piece at a time, as the peer takes them: one that doesn't read holds a piece, and no copy of the whole."""
+    response = web.StreamResponse(headers=headers)
+    response.content_type = media_type
+    response.content_length = len(body)
+    await response.prepare(request)
+    if request.method != "HEAD":
+        view = memoryview(body)
+        for start in range(0, len(view), _PIECE):
+            await response.write(view[start : start + _PIECE])
+    await response.write_eof()
+    return response

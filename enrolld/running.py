@@ -81,9 +81,13 @@ def publish(directory: Path, state: RunState) -> None:
     path = directory / "run" / "serve.json"
     making = path.with_suffix(".new")
     descriptor = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n")
-    making.rename(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n")
+        making.rename(path)
+    except OSError:
+        making.unlink(missing_ok=True)
+        raise
 
 
 def withdraw(directory: Path) -> None:

@@ -1,9 +1,11 @@
 """What a worker does: its listeners, which application answers where, and one log line for each request.
 
-https serves EST, http what is published, both of them SCEP, admin the worker's health. None serves another's addresses.
+https serves EST, http what is published, both of them SCEP, admin health and metrics. None serves another's addresses.
 """
 
 import asyncio
+import contextlib
+import resource
 import signal
 import socket
 import time
@@ -16,12 +18,22 @@ from aiohttp.typedefs import Middleware
 from ca_core.errors import MalformedRequest
 from ca_core.model import Call, TlsPeer
 from enrolld import health, log, process, publication
+from enrolld.board import Board
 from enrolld.chores import Chores
+from enrolld.connections import Connections
 from enrolld.contexts import Contexts
 from enrolld.http_refusal import LOGGED, OWN_WORDS
 from enrolld.http_server import Listener, host_of, request_id_of, serve_plain, serve_tls
+from enrolld.limits import Networks
+from enrolld.metrics import catalogue as metrics
+from enrolld.metrics import exposition
+from enrolld.metrics.counts import Counts, Key, Numbers
+from enrolld.metrics.handshakes import CountedHandshakes
+from enrolld.metrics.link import Link
+from enrolld.metrics.meter import WorkerMeter
 from enrolld.process import Ready, WorkerSettings
 from enrolld.refusal_log import RefusalLog
+from enrolld.request_fields import Requested, connection_fields, operation_of, outcome_of, protocol_of
 from enrolld.request_id import new_request_id
 from enrolld.tls import Select
 from est_server.app import LOG_FIELDS as EST_FIELDS
@@ -35,11 +47,17 @@ if TYPE_CHECKING:
 __all__ = ["Serving", "request_logger", "run", "serve"]
 
 _DRAIN_SECONDS = 15.0
+_OTHER_DESCRIPTORS = 64  # the store, its log, sockets that listen, and what is opened now and then
 _MAX_PUBLIC_BODY = 1024  # nothing is ever sent to what only publishes
 
 
-async def run(core: "Core", settings: WorkerSettings, channel: socket.socket) -> None:
-    """Serve until SIGTERM, or until the supervisor's end of `channel` closes."""
+async def run(core: "Core", settings: WorkerSettings, channel: socket.socket, link: Link | None = None) -> None:
+    """Serve until SIGTERM, or until the supervisor's end of `channel` closes.
+
+    `link` says there what was counted; without one the worker counts all the same.
+    """
+    link = link or Link(Counts(), settings.number)
+    meter = WorkerMeter(link.counts)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -47,20 +65,24 @@ async def run(core: "Core", settings: WorkerSettings, channel: socket.socket) ->
     select = Contexts(core.server_certificates)
     select(None)  # what can't be served is found out here, not by the first client
     refusals = RefusalLog()
-    serving = await serve(core, settings, select, refusals)
-    chores = asyncio.create_task(Chores(core, settings.names, refusals).run())
-    process.send(channel, Ready())
-    channel.setblocking(False)
-    # Nothing more is ever sent to us: readable means that the supervisor is gone.
-    loop.add_reader(channel.fileno(), stop.set)
+    serving = await serve(core, settings, select, refusals, meter, link.totals)
+    link.readers.append(lambda counts: _measure(counts, serving, core))
+    chores = asyncio.create_task(Chores(core, settings.names, refusals, meter=meter).run())
+    with contextlib.suppress(ConnectionError):  # the supervisor is gone already, which the link finds out
+        process.send(channel, Ready())
+    process.outlive_the_supervisor()  # from here on there may be requests to finish
+    await link.open(channel)
+    talking = asyncio.create_task(link.run())
+    talking.add_done_callback(lambda _: stop.set())  # it ends when the supervisor is gone
     try:
         await stop.wait()
     finally:
-        loop.remove_reader(channel.fileno())
         chores.cancel()
         await asyncio.gather(chores, return_exceptions=True)
         await serving.close(_DRAIN_SECONDS)
         refusals.tell()
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
 
 
 class Serving:
@@ -68,6 +90,7 @@ class Serving:
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
+        self.connections: Connections | None = None
         self._runners: list[web.AppRunner] = []
 
     async def set_up(self, app: web.Application) -> web.AppRunner:
@@ -83,8 +106,15 @@ class Serving:
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
 
 
-async def serve(core: "Core", settings: WorkerSettings, select: Select, refusals: RefusalLog) -> Serving:
-    """Begin to serve on every inherited socket."""
+async def serve(
+    core: "Core",
+    settings: WorkerSettings,
+    select: Select,
+    refusals: RefusalLog,
+    meter: WorkerMeter,
+    totals: Callable[[], Awaitable[Mapping[Key, Numbers]]],
+) -> Serving:
+    """Begin to serve on every inherited socket; `totals` are the sums of all workers for /metrics."""
 
     def record(reason: str, peer: str, request_id: str) -> None:
         """Keep what was refused before it was a request, so that `explain` finds it."""
@@ -92,6 +122,8 @@ async def serve(core: "Core", settings: WorkerSettings, select: Select, refusals
         core.registration.refused(MalformedRequest(reason, "Refused before it was a request."), call, None)
 
     serving = Serving()
+    connections = serving.connections = watch_connections(settings)
+    proxies = Networks(settings.proxies)
     scep = scep_first(Scep(core, peer=_peer, new_request_id=new_request_id))
     runners: dict[str, web.AppRunner] = {}
     for inherited in settings.sockets:
@@ -100,22 +132,58 @@ async def serve(core: "Core", settings: WorkerSettings, select: Select, refusals
             app = _APPLICATIONS[kind](core)
             if kind != "admin":
                 # whoever watches health asks every few seconds, and needs no log of it
-                app.middlewares.insert(0, request_logger(refusals))
+                app.middlewares.insert(0, request_logger(refusals, meter, "est" if kind == "https" else "http"))
                 app.middlewares.append(scep)
+            else:
+                exposition.add_routes(app, core, settings.version, totals)
             runners[kind] = await serving.set_up(app)
         sock = socket.socket(fileno=inherited.descriptor)
         sock.setblocking(False)
+        is_proxy = proxies.has if inherited.proxied else None
+        # Whoever watches health must get in when the house is full.
+        watch = connections if kind != "admin" else None
         if kind == "https":
-            serving.listeners.append(await serve_tls(runners[kind], sock, select, on_refused=record, refusals=refusals))
+            listener = await serve_tls(
+                runners[kind],
+                sock,
+                select,
+                on_refused=record,
+                refusals=refusals,
+                is_proxy=is_proxy,
+                watch=CountedHandshakes(meter, watch),
+            )
         else:
-            serving.listeners.append(await serve_plain(runners[kind], sock, on_refused=record, refusals=refusals))
+            listener = await serve_plain(
+                runners[kind], sock, on_refused=record, refusals=refusals, is_proxy=is_proxy, watch=watch
+            )
+        serving.listeners.append(listener)
     return serving
 
 
-def request_logger(refusals: RefusalLog) -> Middleware:
+def _measure(counts: Counts, serving: "Serving", core: "Core") -> None:
+    """What waits and is open in this worker, for whoever asks for metrics."""
+    connections = serving.connections
+    if connections is not None:
+        counts.set(metrics.CONNECTIONS, connections.open)
+        counts.set(metrics.HANDSHAKES_OPEN, connections.handshakes)
+    counts.set(metrics.REQUESTS_WAITING, core.gate.waiting)
+    counts.add(metrics.OVERLOADED, amount=core.gate.take_refused())
+
+
+def watch_connections(settings: WorkerSettings) -> Connections:
+    """Counts this worker's connections on the board that all workers share."""
+    found = settings.board
+    board = Board(found.descriptor, found.rows) if found else Board.make(1)
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    own_limit = settings.limits.connections if descriptors < 0 else max(16, descriptors - _OTHER_DESCRIPTORS)
+    return Connections(settings.limits, board.seat(found.row if found else 0), own_limit)
+
+
+def request_logger(refusals: RefusalLog, meter: Requested | None = None, protocol: str = "http") -> Middleware:
     """One line per request, with the ECS fields that a protocol puts under its `LOG_FIELDS` into its response.
 
-    Of refusals only those have a line that `refusals` admits.
+    Of refusals only those have a line that `refusals` admits; `meter` is told of all. `protocol` is that of what is
+    not SCEP.
     """
 
     @web.middleware
@@ -124,7 +192,7 @@ def request_logger(refusals: RefusalLog) -> Middleware:
     ) -> web.StreamResponse:
         started = time.monotonic()
         status, request_id = 500, ""
-        fields: Mapping[str, Any] = {}
+        fields: dict[str, Any] = {}
         try:
             response = await handler(request)
             status, fields = response.status, response.get(EST_FIELDS) or response.get(SCEP_FIELDS) or {}
@@ -138,8 +206,11 @@ def request_logger(refusals: RefusalLog) -> Middleware:
             client = request.remote or ""
             code = str(fields.get("event.code", status))
             is_refusal = status >= 400 or "event.code" in fields  # a CertRep FAILURE is a 200
-            if not is_refusal or refusals.admits(client, str(fields.get("enrolld.realm", "")), code):
-                tls = request.transport.get_extra_info("tls") if request.transport is not None else None
+            realm, seconds = str(fields.get("enrolld.realm", "")), time.monotonic() - started
+            if meter is not None:
+                outcome, operation = outcome_of(status, fields), operation_of(request, fields)
+                meter.requested(realm, protocol_of(request, protocol), operation, outcome, seconds)
+            if not is_refusal or refusals.admits(client, realm, code):
                 log.request(
                     request_id=request_id or request_id_of(request),
                     client=client,
@@ -147,8 +218,8 @@ def request_logger(refusals: RefusalLog) -> Middleware:
                     path=request.path,
                     status=status,
                     is_refusal=is_refusal,
-                    seconds=time.monotonic() - started,
-                    fields={"tls.version": tls.version, "tls.cipher": tls.cipher, **fields} if tls else fields,
+                    seconds=seconds,
+                    fields=connection_fields(request) | fields,
                 )
         return response
 

@@ -22,20 +22,25 @@ from typing import Any
 
 from ca_core.errors import OperatorError
 from enrolld import process
+from enrolld.board import Board
+from enrolld.metrics.catalogue import RELOADS, WORKER_RESTARTS
+from enrolld.metrics.messages import read_frame
+from enrolld.metrics.sums import Sums
 from enrolld.notify import notify, watchdog_seconds
-from enrolld.process import Failed, SocketSettings, WorkerSettings
+from enrolld.process import BoardSettings, Failed, SocketSettings, WorkerSettings
 
 __all__ = ["Reload", "Settings", "Supervisor"]
 
 _LOG = logging.getLogger(__name__)
 
-Settings = Callable[[int, tuple[SocketSettings, ...]], WorkerSettings]
-"""What a worker, by its number and the sockets it inherits, is told."""
+Settings = Callable[[int, tuple[SocketSettings, ...], BoardSettings], WorkerSettings]
+"""What a worker, by its number, the sockets it inherits and its place on the board, is told."""
 Sockets = list[tuple[str, socket.socket]]
 Reload = Callable[[], Awaitable[tuple[Settings, Callable[[], Awaitable[None]]]]]
 
 _START_SECONDS = 60.0
 _DRAIN_SECONDS = 20.0
+_LAST_WORDS_SECONDS = 1.0  # what a process that has ended left in its socket
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 _STEADY_SECONDS = 30.0
@@ -48,8 +53,12 @@ class _Worker:
 
     number: int
     child: subprocess.Popen[bytes] | None = None
+    row: int = -1
+    """Its row of the board while it runs."""
     channel: asyncio.StreamReader | None = None
     writer: asyncio.StreamWriter | None = None
+    followed: asyncio.Task[None] | None = None
+    """Hears what the process says, and ends with it."""
     pause: float = _FIRST_PAUSE
     started: float = field(default_factory=time.monotonic)
 
@@ -62,7 +71,10 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._workers = [_Worker(number) for number in range(1, count + 1)]
+        self._board = Board.make(2 * count)  # while workers are replaced, the old ones finish beside the new
+        self._free_rows = list(range(2 * count))
         self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._sums = Sums()
         self._orders: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def run(
@@ -104,6 +116,7 @@ class Supervisor:
             for _, one in sockets:
                 one.close()
             await self._drain(self._workers)
+            self._board.close()
 
     async def _obey(self, sockets: Sockets, reload: Reload) -> None:
         """Carry out what signals order, one after the other."""
@@ -119,13 +132,20 @@ class Supervisor:
                     settings, adopted = await reload()
                     await self._replace([worker.number for worker in self._workers], settings, sockets)
                     await adopted()
+                    self._sums.own.add(RELOADS, "ok")
                     _LOG.info("SIGHUP: the configuration was read again, and every worker has it")
             except OperatorError as exc:
+                self._not_carried_out(order)
                 _LOG.error("%s: it was not carried out. %s %s", order.name, exc.message, exc.remedy)
             except Exception:  # noqa: BLE001  # a bug here must not end a daemon that serves
+                self._not_carried_out(order)
                 _LOG.exception("%s: it was not carried out", order.name)
             finally:
                 notify("READY=1")
+
+    def _not_carried_out(self, order: signal.Signals) -> None:
+        if order == signal.SIGHUP:
+            self._sums.own.add(RELOADS, "failed")
 
     async def _replace(self, numbers: list[int], settings: Settings, sockets: Sockets) -> None:
         """New processes in these places, all or none; the old ones leave when the new ones serve."""
@@ -192,19 +212,24 @@ class Supervisor:
     async def _start(self, worker: _Worker, settings: Settings, sockets: Sockets) -> None:
         """Start the process and wait for its answer. Raises OperatorError when it can't serve."""
         ours, theirs = socket.socketpair()
-        inherited = tuple(SocketSettings(kind, one.fileno()) for kind, one in sockets)
+        inherited = tuple(
+            SocketSettings(kind.removeprefix("proxy-"), one.fileno(), kind.startswith("proxy-"))
+            for kind, one in sockets
+        )
         # A terminal sends SIGINT to the whole group, but draining is the supervisor's to order: the mask is inherited.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
+        worker.row = self._free_rows.pop()
         try:
             worker.child = subprocess.Popen(  # noqa: ASYNC220, S603  # our own interpreter and module; no wait
                 # -P: a file in the current directory never stands in for a module.
                 [sys.executable, "-P", "-m", "enrolld.worker", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), *(one.fileno() for _, one in sockets)],
+                pass_fds=[theirs.fileno(), self._board.descriptor, *(one.fileno() for _, one in sockets)],
             )
         except OSError as exc:
             ours.close()
+            self._leave_row(worker)
             raise OperatorError(
                 "worker_failed",
                 f"A worker can't be started: {exc.strerror}.",
@@ -214,13 +239,13 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         worker.started = time.monotonic()
-        process.send(ours, settings(worker.number, inherited))  # far below a socket's buffer: it never blocks
+        board = BoardSettings(self._board.descriptor, self._board.rows, worker.row)
+        process.send(ours, settings(worker.number, inherited, board))  # far below a socket's buffer: it never blocks
         worker.channel, worker.writer = await asyncio.open_unix_connection(sock=ours)
         try:
             async with asyncio.timeout(_START_SECONDS):
-                head = await worker.channel.readexactly(4)
-                answer = process.decode_answer(head + await worker.channel.readexactly(int.from_bytes(head, "big")))
-        except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as exc:
+                answer = process.decode_answer(await read_frame(worker.channel))
+        except (TimeoutError, EOFError, ValueError) as exc:
             slow = isinstance(exc, TimeoutError)
             status = await self._end(worker, at_once=True)
             how = f"is not ready after {_START_SECONDS:.0f} s" if slow else f"ended at its start ({_ending(status)})"
@@ -228,13 +253,16 @@ class Supervisor:
         if isinstance(answer, Failed):
             await self._end(worker, at_once=True)
             raise OperatorError(answer.error, answer.message, answer.remedy)
+        name = f"worker {worker.number}"
+        worker.followed = asyncio.create_task(self._sums.follow(name, worker.channel, worker.writer))
         _LOG.info("worker %d is ready (process %d)", worker.number, worker.child.pid)
 
     async def _keep(self, worker: _Worker, sockets: Sockets) -> None:
         """Replace the worker whenever it ends; the longer a series of early deaths, the longer the pause."""
         while True:
-            if worker.channel is not None:
-                await worker.channel.read()  # the end of the stream is the end of the process
+            if worker.followed is not None:
+                await asyncio.wait([worker.followed])  # the end of the stream is the end of the process
+                self._sums.own.add(WORKER_RESTARTS)
                 lived = time.monotonic() - worker.started
                 status = await self._end(worker, at_once=False)
                 worker.pause = _FIRST_PAUSE if lived > _STEADY_SECONDS else min(worker.pause * 2, _LONGEST_PAUSE)
@@ -243,7 +271,7 @@ class Supervisor:
             try:
                 await self._start(worker, self._settings, sockets)
             except OperatorError as exc:
-                worker.channel = None
+                worker.channel = worker.followed = None
                 worker.pause = min(worker.pause * 2, _LONGEST_PAUSE)
                 _LOG.error(
                     "worker %d: %s %s Trying again in %.1f s", worker.number, exc.message, exc.remedy, worker.pause
@@ -271,10 +299,21 @@ class Supervisor:
                 _LOG.warning("worker %d does not end; it is killed", worker.number)
             child.kill()
         status = await ended
+        if worker.followed is not None:
+            await asyncio.wait([worker.followed], timeout=_LAST_WORDS_SECONDS)
+            worker.followed.cancel()
         if worker.writer is not None:
             worker.writer.close()
-        worker.child = worker.channel = worker.writer = None
+        worker.child = worker.channel = worker.writer = worker.followed = None
+        self._leave_row(worker)
         return status
+
+    def _leave_row(self, worker: _Worker) -> None:
+        """What the process counted is over with it."""
+        if worker.row >= 0:
+            self._board.clear(worker.row)
+            self._free_rows.append(worker.row)
+            worker.row = -1
 
 
 def _ending(status: int) -> str:

@@ -23,11 +23,18 @@ _LOG = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until told to stop; the exit status is for the supervisor's log."""
-    process.harden()
-    channel = socket.socket(fileno=int(arguments[0]))
+    process.harden()  # enforces case 73
+    process.die_with_the_supervisor()
+    with socket.socket(fileno=int(arguments[0])) as channel:
+        return _live(channel)
+
+
+def _live(channel: socket.socket) -> int:
     try:
         settings = process.receive(channel)
     except EOFError:
+        return 0
+    if process.is_alone(channel):  # it was killed before it could take this worker along
         return 0
     log.setup(settings.log, f"worker-{settings.number}")
     threading.excepthook = _thread_died
@@ -50,8 +57,14 @@ def _work(settings: WorkerSettings, channel: socket.socket) -> None:
 
     from ca_core.authority.sealing import UnlockKey
     from ca_core.core import Core, CoreConfig
+    from ca_core.limits import RateLimits
+    from enrolld.limits import Networks
+    from enrolld.metrics.counts import Counts
+    from enrolld.metrics.link import Link, last_words
+    from enrolld.metrics.meter import WorkerMeter
     from enrolld.serving import run
 
+    link = Link(Counts(), settings.number)
     core = Core.open(
         CoreConfig(
             store_url=settings.store_url,
@@ -59,12 +72,22 @@ def _work(settings: WorkerSettings, channel: socket.socket) -> None:
             public_url=settings.public_url,
             demo=settings.demo,
             process=f"worker-{settings.number}",
+            meter=WorkerMeter(link.counts),
+            rates=RateLimits(
+                per_device=settings.limits.requests_per_device,
+                per_credential=settings.limits.requests_per_credential,
+                refusals_per_source=settings.limits.refusals_per_source,
+                is_trusted=Networks(settings.limits.trusted).has,
+            ),
+            waiting=settings.limits.waiting,
         )
     )
     try:
-        uvloop.run(run(core, settings, channel))
+        uvloop.run(run(core, settings, channel, link))
     finally:
         core.close()
+    if link.is_whole:
+        last_words(link.counts, channel)
 
 
 def _thread_died(args: threading.ExceptHookArgs) -> None:

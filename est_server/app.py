@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from ca_core.errors import NotFound, Refusal
+from ca_core.errors import NotFound, Overloaded, Refusal, SealingFailed, Unavailable
 from ca_core.limits import Buckets
 from ca_core.model import Call, TlsPeer
 from ca_core.names import decode_segment
@@ -25,7 +25,9 @@ __all__ = ["LOG_FIELDS", "make_app"]
 log = logging.getLogger(__name__)
 
 LOG_FIELDS: web.ResponseKey[dict[str, str]] = web.ResponseKey("log_fields", dict)
-"""What each response carries for the access log: `event.code` of a refusal, `enrolld.realm`."""
+"""What each response carries for the access log and for metrics, by ECS names: `event.code` of a refusal,
+`enrolld.realm`, `enrolld.operation`, `enrolld.outcome` (issued, pending), and what is proven of who asked.
+"""
 
 # "The EST server MUST support the use of the path-prefix of "/.well-known/" as defined in [RFC5785] and the registered
 # name of "est"." -- RFC 7030 3.2.2
@@ -42,7 +44,7 @@ def make_app(
     """
     app = web.Application(client_max_size=MAX_BODY)
     complaints = Buckets(rate=0.5, burst=20, clock=time.monotonic)
-    app.router.add_route("*", "/{path:.*}", _Endpoint(core, peer, new_request_id, complaints).serve)
+    app.router.add_route("*", r"/{path:[\s\S]*}", _Endpoint(core, peer, new_request_id, complaints).serve)
     return app
 
 
@@ -67,6 +69,7 @@ class _Endpoint:
         )
         resolved: Resolved | None = None
         allow = ""
+        told: dict[str, str] = {}
         try:
             served = _find(operation)
             if tls is None:
@@ -77,19 +80,33 @@ class _Endpoint:
                 allow = ", ".join(served.methods)
                 raise NotFound("method_not_allowed", f"This operation takes {served.methods[0]} only.")
             wrap = "User-Agent" in request.headers  # strongSwan, which needs one line, sends none
-            answer = await served.handle(Exchange(request, self.core, resolved, tls, call, wrap))
+            answer = await served.handle(Exchange(request, self.core, resolved, tls, call, wrap, told))
         except Refusal as refusal:
-            self.core.registration.refused(refusal, call, resolved)
-            answer = refusal_answer(refusal, request_id, realm=resolved.realm.name if resolved else None, allow=allow)
+            if refusal.device is not None:
+                told["enrolld.device"] = refusal.device[1]
+            answered = self.core.registration.refused(refusal, call, resolved)
+            answer = refusal_answer(answered, request_id, realm=resolved.realm.name if resolved else None, allow=allow)
+        except Overloaded as error:  # nothing is recorded: there is too much to do already
+            answer = failure(error, request_id)
         except Exception as error:
             # A full disk must not be filled up by saying so.
             if self.complaints.take(type(error).__name__):
-                log.exception("request failed", extra={"ecs": {"enrolld.request_id": request_id}})
+                ecs = {"enrolld.request_id": request_id}
+                if isinstance(error, Unavailable | SealingFailed):  # no bug, and needs no stack
+                    log.error("request failed: %s", error, extra={"ecs": ecs})
+                else:
+                    log.exception("request failed", extra={"ecs": ecs})
             if not getattr(error, "recorded", False):
                 self.core.registration.failed(call, resolved, type(error).__name__)
             answer = failure(error, request_id)
         response = _response(answer, request_id)
-        fields = {"event.code": answer.code, "enrolld.realm": resolved.realm.name if resolved else ""}
+        fields = {
+            "event.code": answer.code,
+            "enrolld.realm": resolved.realm.name if resolved else "",
+            "enrolld.operation": call.operation,
+            "enrolld.outcome": answer.outcome,
+            **told,
+        }
         response[LOG_FIELDS] = {name: value for name, value in fields.items() if value}
         return response
 

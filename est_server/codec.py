@@ -36,9 +36,9 @@ CHALLENGE_PASSWORD = "1.2.840.113549.1.9.7"  # noqa: S105  # the OID of an attri
 
 def check_media(content_type: str | None, content_encoding: str | None, transfer_encoding: str | None = None) -> None:
     """Raise UnsupportedMedia unless the headers announce a PKCS#10 request that is not compressed."""
-    if transfer_encoding is not None and transfer_encoding.strip().lower() != "chunked":
+    if transfer_encoding is not None and transfer_encoding.strip().lower() != "chunked":  # enforces case 12
         raise UnsupportedMedia("content_coding_unsupported", "A body with this Transfer-Encoding is not read here.")
-    if content_encoding is not None and content_encoding.strip().lower() not in ("", "identity"):
+    if content_encoding is not None and content_encoding.strip().lower() not in ("", "identity"):  # enforces case 12
         raise UnsupportedMedia("content_coding_unsupported", "A body with a Content-Encoding is not read here.")
     # "The HTTP content-type of "application/pkcs10" is used here." -- RFC 7030 4.2.1
     if content_type is None or content_type.partition(";")[0].strip().lower() != PKCS10:
@@ -49,7 +49,7 @@ def decode_request_body(body: bytes, *, strict: bool = False) -> bytes:
     """The DER in the body of an enroll request; what it holds is not looked at. `strict` takes base64 only."""
     # The body is base64 whatever Content-Transfer-Encoding says, with white space anywhere in it (RFC 8951 3 and 3.1).
     text = body.translate(None, _WHITESPACE)
-    if not text:
+    if not text:  # enforces case 12
         raise MalformedRequest("body_empty", "The request has no body.")
     if not strict:
         if body[0] == 0x30 and len(body) > 1 and body[1] >= 0x80:  # no base64 text begins like this
@@ -59,7 +59,7 @@ def decode_request_body(body: bytes, *, strict: bool = False) -> bytes:
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error as exc:
-        raise MalformedRequest("not_base64", "The body is not base64.", detail=str(exc)) from exc
+        raise MalformedRequest("not_base64", "The body is not base64.", detail=str(exc)) from exc  # enforces case 12
 
 
 def encode_body(der: bytes, *, wrap: bool) -> bytes:

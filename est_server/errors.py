@@ -10,9 +10,11 @@ from ca_core.errors import (
     NotAuthenticated,
     NotAuthorized,
     NotFound,
+    Overloaded,
     PopFailed,
     Refusal,
     TooLarge,
+    TooMany,
     UnsupportedMedia,
 )
 
@@ -28,6 +30,7 @@ HTTP_STATUS: Mapping[type[Refusal] | str, int] = {
     NotFound: 404,
     TooLarge: 413,
     UnsupportedMedia: 415,
+    TooMany: 429,
     # A code that is more exact than its class.
     "method_not_allowed": 405,
 }
@@ -40,6 +43,7 @@ class Answer:
     """A response as EST means it; `app` puts it on the wire.
 
     `base64` marks a body of base64, as RFC 7030 calls it. `code` is why it is a refusal, for the log; empty otherwise.
+    `outcome` is issued or pending where somebody asked for a certificate.
     """
 
     status: int
@@ -48,6 +52,7 @@ class Answer:
     base64: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     code: str = ""
+    outcome: str = ""
 
 
 def refusal_answer(refusal: Refusal, request_id: str, *, realm: str | None = None, allow: str = "") -> Answer:
@@ -60,11 +65,16 @@ def refusal_answer(refusal: Refusal, request_id: str, *, realm: str | None = Non
         headers["WWW-Authenticate"] = f'Basic realm="{realm or "enrolld"}"'
     elif status == 405:
         headers["Allow"] = allow
+    elif isinstance(refusal, TooMany):
+        headers["Retry-After"] = str(refusal.retry_after)
     return text_answer(status, refusal.message, request_id, headers, code=refusal.code)
 
 
 def failure(error: Exception, request_id: str) -> Answer:
     """What a peer is told about our own fault: nothing of it, only what to do."""
+    if isinstance(error, Overloaded):
+        again = {"Retry-After": str(error.retry_after)}
+        return text_answer(503, "Too many requests come in; ask again later.", request_id, again, code="overloaded")
     if isinstance(error, InternalError):
         return text_answer(
             503, "Nothing can be issued at the moment; ask again later.", request_id, {"Retry-After": str(RETRY_AFTER)}

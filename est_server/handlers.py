@@ -5,16 +5,18 @@ link to the TLS session, and then the core, which decides.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import PayloadEncodingError
 
+from ca_core.codes import CODES
 from ca_core.csr import ParsedCsr
 from ca_core.errors import MalformedRequest, Refusal, TooLarge
 from ca_core.model import Call, Evidence, Issued, Operation, Pending, Refused, Requester, TlsPeer
 from ca_core.registration.realm import Resolved
+from ca_core.registration.requester import proven
 from est_server.authentication import check_channel_binding, read_evidence
 from est_server.codec import (
     CERTS_ONLY,
@@ -32,7 +34,7 @@ from est_server.errors import Answer, refusal_answer, text_answer
 
 __all__ = ["MAX_BODY", "NOT_SERVED", "OPERATIONS", "Core", "Exchange", "Realms", "Registration", "Served"]
 
-MAX_BODY = 64 * 1024
+MAX_BODY = 64 * 1024  # enforces case 13
 
 
 class Realms(Protocol):
@@ -56,8 +58,8 @@ class Registration(Protocol):
         """The outcome, already recorded."""
         ...
 
-    def refused(self, refusal: Refusal, call: Call, resolved: Resolved | None) -> None:
-        """Record a refusal that was raised before `enroll`."""
+    def refused(self, refusal: Refusal, call: Call, resolved: Resolved | None) -> Refusal:
+        """Record a refusal that was raised before `enroll`. Returns what to tell: it, or `TooMany`."""
         ...
 
     def failed(self, call: Call, resolved: Resolved | None, reason: str) -> None:
@@ -78,6 +80,14 @@ class Core(Protocol):
         """The RA."""
         ...
 
+    async def enter(self, source: str) -> None:
+        """Wait for a turn at what costs, and call `leave` then; `Overloaded` when there is none soon."""
+        ...
+
+    def leave(self) -> None:
+        """The turn is over."""
+        ...
+
     async def ca_certificates(self, resolved: Resolved) -> list[bytes]:
         """The CA certificates of a realm, DER, root first."""
         ...
@@ -85,7 +95,10 @@ class Core(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request to a known realm. `wrap` says whether base64 for this client has line breaks."""
+    """One request to a known realm. `wrap` says whether base64 for this client has line breaks.
+
+    `told` takes what is proven of who asks, by its name in the log.
+    """
 
     request: web.Request
     core: Core
@@ -93,6 +106,7 @@ class Exchange:
     peer: TlsPeer
     call: Call
     wrap: bool
+    told: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +163,16 @@ async def _enroll(exchange: Exchange, operation: Operation) -> Answer:
     registration = exchange.core.registration
     evidence = read_evidence(exchange.peer, headers.getall("Authorization", ()))
     check_media(headers.get("Content-Type"), headers.get("Content-Encoding"), headers.get("Transfer-Encoding"))
-    csr = ParsedCsr.parse(decode_request_body(await _read_body(exchange.request)))
-    requester = await registration.authenticate(resolved, evidence, csr)
-    check_channel_binding(csr, exchange.peer, required=_needs_channel_binding(resolved))
-    outcome = await registration.enroll(resolved, requester, csr, operation, exchange.call)
+    body = await _read_body(exchange.request)
+    await exchange.core.enter(exchange.call.source)  # not before: a slow body takes nobody's turn
+    try:
+        csr = ParsedCsr.parse(decode_request_body(body))
+        requester = await registration.authenticate(resolved, evidence, csr)
+        exchange.told.update(proven(resolved, requester, csr))
+        check_channel_binding(csr, exchange.peer, required=_needs_channel_binding(resolved))
+        outcome = await registration.enroll(resolved, requester, csr, operation, exchange.call)
+    finally:
+        exchange.core.leave()
     return _outcome_answer(outcome, exchange)
 
 
@@ -163,26 +183,29 @@ def _outcome_answer(outcome: Issued | Pending | Refused, exchange: Exchange) -> 
     if isinstance(outcome, Pending):
         # "The server MUST include a Retry-After header as defined for HTTP 503 responses." -- RFC 7030 4.2.3
         retry = {"Retry-After": str(outcome.retry_after)}
-        return text_answer(202, "The request waits for approval; send it again later.", request_id, retry)
+        answer = text_answer(202, "The request waits for approval; send it again later.", request_id, retry)
+        return replace(answer, outcome="pending")
     # "A successful response MUST be a certs-only CMC Simple PKI Response, as defined in [RFC5272], containing only the
     # certificate that was issued." -- RFC 7030 4.2.3
     body = encode_body(encode_certs_only([outcome.certificate]), wrap=exchange.wrap)
-    return Answer(200, body, CERTS_ONLY, base64=True)
+    return Answer(200, body, CERTS_ONLY, base64=True, outcome="issued")
 
 
 async def _read_body(request: web.Request) -> bytes:
     """The body as it came. The cap is ours: the application's own is that of whatever it is mounted in."""
     too_large = TooLarge("body_too_large", f"The body is longer than {MAX_BODY} bytes.")
-    if (request.content_length or 0) > MAX_BODY:
+    if (request.content_length or 0) > MAX_BODY:  # enforces case 12
         raise too_large
     body = bytearray()
     try:
         while chunk := await request.content.readany():
             body += chunk
-            if len(body) > MAX_BODY:
+            if len(body) > MAX_BODY:  # enforces case 13
                 raise too_large
     except (web.RequestPayloadError, PayloadEncodingError, OSError) as exc:
-        raise MalformedRequest("http_malformed", "The body did not arrive whole.", detail=str(exc)) from exc
+        reason = getattr(exc, "reason", None)  # what the connection knows: too slow, or too short
+        code = reason if isinstance(reason, str) and reason in CODES else "http_malformed"
+        raise MalformedRequest(code, "The body did not arrive whole.", detail=str(exc)) from exc
     return bytes(body)
 
 

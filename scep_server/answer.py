@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ca_core.errors import InternalError, Refusal
+from ca_core.errors import InternalError, Overloaded, Refusal, TooMany
 from ca_core.model import Call
 from scep_server.errors import HTTP_STATUS
 
@@ -17,7 +17,10 @@ RETRY_AFTER = 60
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. `code` is why it is a refusal, and `call` what the message said of itself: both for the log."""
+    """A response. `code` is why it is a refusal, and `call` what the message said of itself: both for the log.
+
+    `outcome` is issued or pending where somebody asked for a certificate.
+    """
 
     status: int
     body: bytes
@@ -25,6 +28,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     code: str = ""
     call: Call | None = None
+    outcome: str = ""
 
 
 def text_answer(
@@ -40,11 +44,17 @@ def refusal_answer(refusal: Refusal, request_id: str, allow: str = "") -> Answer
     status = HTTP_STATUS.get(refusal.code)
     if status is None:
         status = next(found for kind in type(refusal).__mro__ if (found := HTTP_STATUS.get(kind)))
-    return text_answer(status, refusal.message, request_id, {"Allow": allow} if allow else {}, code=refusal.code)
+    headers = {"Allow": allow} if allow else {}
+    if isinstance(refusal, TooMany):
+        headers["Retry-After"] = str(refusal.retry_after)
+    return text_answer(status, refusal.message, request_id, headers, code=refusal.code)
 
 
 def failure(error: Exception, request_id: str) -> Answer:
     """What a peer is told about our own fault: nothing of it, only what to do."""
+    if isinstance(error, Overloaded):
+        again = {"Retry-After": str(error.retry_after)}
+        return text_answer(503, "Too many requests come in; ask again later.", request_id, again, code="overloaded")
     if isinstance(error, InternalError):
         again = {"Retry-After": str(RETRY_AFTER)}
         return text_answer(503, "Nothing can be issued at the moment; ask again later.", request_id, again)

@@ -9,17 +9,17 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
-from ca_core.errors import NotFound, Refusal
+from ca_core.errors import NotFound, Overloaded, Refusal, SealingFailed, Unavailable
 from ca_core.limits import Buckets
 from ca_core.model import Call, TlsPeer
 from ca_core.records.times import utc_now
 from ca_core.registration.realm import Resolved
 from scep_server.answer import Answer, failure, refusal_answer
-from scep_server.exchange import Core, Exchange
+from scep_server.exchange import Exchange, ServedCore
 from scep_server.handlers import find, pki_message
 from scep_server.query import Query, is_scep_path, read_label, read_query
 from scep_server.seen import SeenKeys
@@ -30,7 +30,9 @@ __all__ = ["LOG_FIELDS", "Scep", "is_scep_path"]
 log = logging.getLogger(__name__)
 
 LOG_FIELDS: web.ResponseKey[dict[str, str]] = web.ResponseKey("scep_log_fields", dict)
-"""What each response carries for the access log: `event.code` of a refusal, realm, operation and transaction."""
+"""What each response carries for the access log and for metrics, by ECS names: `event.code` of a refusal, realm,
+operation, transaction, `enrolld.outcome` (issued, pending), and what is proven of who asked.
+"""
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class _Progress:
     call: Call
     resolved: Resolved | None = None
     allow: str = ""
+    told: dict[str, str] = field(default_factory=dict)
 
 
 class Scep:
@@ -51,7 +54,7 @@ class Scep:
 
     def __init__(
         self,
-        core: Core,
+        core: ServedCore,
         *,
         peer: Callable[[web.Request], TlsPeer | None],
         new_request_id: Callable[[], str],
@@ -82,12 +85,18 @@ class Scep:
         try:
             answer = await self._answer(request, query, tls, progress)
         except Refusal as refusal:
-            self._core.registration.refused(refusal, progress.call, progress.resolved)
-            answer = refusal_answer(refusal, request_id, progress.allow)
+            told = self._core.registration.refused(refusal, progress.call, progress.resolved)
+            answer = refusal_answer(told, request_id, progress.allow)
+        except Overloaded as error:  # nothing is recorded: there is too much to do already
+            answer = failure(error, request_id)
         except Exception as error:
             # A full disk must not be filled up by saying so.
             if self._complaints.take(type(error).__name__):
-                log.exception("request failed", extra={"ecs": {"enrolld.request_id": request_id}})
+                ecs = {"enrolld.request_id": request_id}
+                if isinstance(error, Unavailable | SealingFailed):  # no bug, and needs no stack
+                    log.error("request failed: %s", error, extra={"ecs": ecs})
+                else:
+                    log.exception("request failed", extra={"ecs": ecs})
             if not getattr(error, "recorded", False):
                 self._core.registration.failed(progress.call, progress.resolved, type(error).__name__)
             answer = failure(error, request_id)
@@ -97,16 +106,18 @@ class Scep:
         is_served, label = read_label(request.raw_path)
         if not is_served:
             raise NotFound("http_not_found", "There is nothing at this address.")
-        server_name = tls.server_name if tls else _host(request)
+        server_name = tls.server_name if tls else _host(request)  # enforces case 52
         progress.resolved = await self._core.realms.resolve("scep", label, server_name)
         served = find(query, request.method)
         progress.call = replace(progress.call, operation=served.name)
         if request.method not in served.methods:
             progress.allow = ", ".join(served.methods)
             raise NotFound("method_not_allowed", f"This operation takes {' or '.join(served.methods)} only.")
-        exchange = Exchange(self._core, progress.resolved, progress.call, self._clock, self._tick, self._seen)
+        exchange = Exchange(
+            self._core, progress.resolved, progress.call, self._clock, self._tick, self._seen, progress.told
+        )
         if served.answer is None:
-            return await pki_message(exchange, request, query)
+            return await pki_message(exchange, request, query, self._core)
         return await served.answer(exchange)
 
 
@@ -134,6 +145,8 @@ def _response(answer: Answer, request_id: str, progress: _Progress) -> web.Respo
         "enrolld.realm": progress.resolved.realm.name if progress.resolved else "",
         "enrolld.operation": call.operation,
         "enrolld.transaction_id": call.transaction_id or "",
+        "enrolld.outcome": answer.outcome,
+        **progress.told,
     }
     response[LOG_FIELDS] = {name: value for name, value in fields.items() if value}
     return response

@@ -14,7 +14,7 @@ from ca_core.der import tlv
 __all__ = ["MAX_DEPTH", "MAX_ELEMENTS", "to_der"]
 
 MAX_DEPTH = 32  # a certificate inside a message reaches 15
-MAX_ELEMENTS = 8192
+MAX_ELEMENTS = 8192  # enforces case 1
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ def to_der(ber: bytes) -> bytes:
                 raise ValueError("an end without a beginning")
             done = _close(stack)
         elif tag & 0x20 and length != 0:
-            if len(stack) == MAX_DEPTH:
+            if len(stack) == MAX_DEPTH:  # enforces case 1
                 raise ValueError("nested too deep")
             end = None if length is None else position + length
             stack.append(_Open(tag, end, limit if end is None else end))
@@ -56,7 +56,7 @@ def to_der(ber: bytes) -> bytes:
         while stack and stack[-1].end == position:
             done = _close(stack)
         if not stack and done is not None:
-            if position != len(ber):
+            if position != len(ber):  # enforces case 1
                 raise ValueError("bytes follow the end")
             return done
     raise ValueError("too many elements")

@@ -130,7 +130,7 @@ async def open_envelope(
     if envelope.content_type != oids.DATA:
         # "contentType in encryptedContentInfo MUST be data ({pkcs-7 1})." -- RFC 8894 3.2.2
         raise BadRequest("scep_not_enveloped", "What the envelope holds is not of the type data.")
-    if len(envelope.encrypted) > MAX_ENCRYPTED:
+    if len(envelope.encrypted) > MAX_ENCRYPTED:  # enforces case 8
         raise BadRequest("scep_too_large", "The envelope holds more than any certificate request has.")
     iv = _iv(envelope.cipher, cipher)
     if not envelope.encrypted or len(envelope.encrypted) % cipher.block_length:

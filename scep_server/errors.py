@@ -26,6 +26,7 @@ from ca_core.errors import (
     PopFailed,
     Refusal,
     TooLarge,
+    TooMany,
     UnsupportedMedia,
 )
 
@@ -89,6 +90,7 @@ FAIL_INFO: Mapping[type[Refusal] | str, int] = {
     NotAuthenticated: 2,
     NotAuthorized: 2,
     NotFound: 2,
+    TooMany: 2,
     # A code that is more exact than its class.
     "csr_signature_weak": 0,
     "key_blocked": 2,
@@ -102,6 +104,7 @@ HTTP_STATUS: Mapping[type[Refusal] | str, int] = {
     NotFound: 404,
     TooLarge: 413,
     UnsupportedMedia: 415,
+    TooMany: 429,
     "method_not_allowed": 405,
     "scep_operation_unknown": 400,
     "scep_too_large": 413,

@@ -13,7 +13,7 @@ from ca_core.registration.realm import Resolved
 from scep_server.seen import SeenKeys
 from scep_server.tick import Tick
 
-__all__ = ["Core", "Exchange", "Ra", "Realms", "Registration"]
+__all__ = ["Core", "Exchange", "Ra", "Realms", "Registration", "ServedCore", "Turns"]
 
 
 class Ra(Protocol):
@@ -65,12 +65,26 @@ class Registration(Protocol):
         """What became of a transaction."""
         ...
 
-    def refused(self, refusal: Refusal, call: Call, resolved: Resolved | None, *, csr: ParsedCsr | None = None) -> None:
-        """Record a refusal."""
+    def refused(
+        self, refusal: Refusal, call: Call, resolved: Resolved | None, *, csr: ParsedCsr | None = None
+    ) -> Refusal:
+        """Record a refusal. Returns what to tell: it, or `TooMany`."""
         ...
 
     def failed(self, call: Call, resolved: Resolved | None, reason: str) -> None:
         """Record a fault of our own."""
+        ...
+
+
+class Turns(Protocol):
+    """The queue before the work that costs."""
+
+    async def enter(self, source: str) -> None:
+        """Wait for a turn, and call `leave` then; `Overloaded` when there is none soon."""
+        ...
+
+    def leave(self) -> None:
+        """The turn is over."""
         ...
 
 
@@ -92,11 +106,16 @@ class Core(Protocol):
         ...
 
 
+class ServedCore(Core, Turns, Protocol):
+    """What SCEP needs of the core where it is served, and not only explained."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """One request to a known realm.
 
-    `tick` is when refusals leave, None for at once; `seen` are the envelopes opened so far, None to remember none.
+    `tick` is when refusals leave, None for at once; `seen` are the envelopes opened so far, None to remember none;
+    `told` takes what is proven of who asks, by its name in the log.
     """
 
     core: Core
@@ -105,6 +124,7 @@ class Exchange:
     clock: Callable[[], dt.datetime] = field(repr=False)
     tick: Tick | None = field(default=None, repr=False)
     seen: SeenKeys | None = field(default=None, repr=False)
+    told: dict[str, str] = field(default_factory=dict)
 
     @property
     def scep(self) -> ScepDocument:

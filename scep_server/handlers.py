@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.http_exceptions import PayloadEncodingError
 
+from ca_core.codes import CODES
 from ca_core.errors import MalformedRequest, NotFound, UnsupportedMedia
 from scep_server.answer import Answer
 from scep_server.errors import Unusable
-from scep_server.exchange import Exchange
+from scep_server.exchange import Exchange, Turns
 from scep_server.message import MAX_MESSAGE
 from scep_server.operations import pki_operation
 from scep_server.published import get_ca_caps, get_ca_cert, get_ca_cert_chain, get_next_ca_cert
@@ -50,26 +51,32 @@ def find(query: Query, method: str) -> Served:
     return served
 
 
-async def pki_message(exchange: Exchange, request: web.Request, query: Query) -> Answer:
+async def pki_message(exchange: Exchange, request: web.Request, query: Query, turns: Turns) -> Answer:
     """PKIOperation by GET or POST. The Content-Type says nothing: clients send any, or none."""
     data = await _read_body(request) if request.method == "POST" else b""
-    return await pki_operation(exchange, data or decode_message(query.message))
+    await turns.enter(exchange.call.source)  # not before: a slow body takes nobody's turn
+    try:
+        return await pki_operation(exchange, data or decode_message(query.message))
+    finally:
+        turns.leave()
 
 
 async def _read_body(request: web.Request) -> bytes:
-    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):  # enforces case 12
         raise UnsupportedMedia("content_coding_unsupported", "A body with a Content-Encoding is not read here.")
-    if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+    if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":  # enforces case 12
         raise UnsupportedMedia("content_coding_unsupported", "A body with this Transfer-Encoding is not read here.")
     too_large = Unusable("scep_too_large", f"The message is longer than {MAX_MESSAGE} bytes.")
-    if (request.content_length or 0) > MAX_MESSAGE:
+    if (request.content_length or 0) > MAX_MESSAGE:  # enforces case 12
         raise too_large
     body = bytearray()
     try:
         while chunk := await request.content.readany():
             body += chunk
-            if len(body) > MAX_MESSAGE:
+            if len(body) > MAX_MESSAGE:  # enforces case 13
                 raise too_large
     except (web.RequestPayloadError, PayloadEncodingError, OSError) as exc:
-        raise MalformedRequest("http_malformed", "The body did not arrive whole.", detail=str(exc)) from exc
+        reason = getattr(exc, "reason", None)  # what the connection knows: too slow, or too short
+        code = reason if isinstance(reason, str) and reason in CODES else "http_malformed"
+        raise MalformedRequest(code, "The body did not arrive whole.", detail=str(exc)) from exc
     return bytes(body)

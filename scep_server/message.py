@@ -68,6 +68,7 @@ def open_request(data: bytes) -> PkiMessage:
     try:
         signed = read_signed(data)
     except ValueError as exc:
+        # enforces case 1, 3
         raise Unusable("scep_not_cms", "The message is not a CMS SignedData.", detail=str(exc)) from exc
     if len(signed.signers) != 1:
         raise Unusable("scep_signer_count", "The message does not have exactly one signer.")
@@ -95,7 +96,7 @@ def _verified(signed: Signed, signer: Signer, candidates: list[Certificate], tra
     try:
         envelope = read_enveloped(content)
     except ValueError as exc:
-        raise BadRequest(
+        raise BadRequest(  # enforces case 3
             "scep_not_enveloped", "The message's content is not a CMS EnvelopedData.", detail=str(exc)
         ) from exc
     return PkiMessage(

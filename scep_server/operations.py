@@ -17,12 +17,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from ca_core.csr import ParsedCsr
-from ca_core.errors import InternalError, Refusal
+from ca_core.errors import InternalError, Refusal, TooMany
 from ca_core.model import Call, Evidence, Issued, Operation, Pending, Refused
 from ca_core.public_key import encode_spki, spki_sha256
 from ca_core.registration.document import ScepDocument
+from ca_core.registration.requester import proven
 from scep_server.algorithms import Digest, load_signer_key
-from scep_server.answer import PKI_MESSAGE, Answer
+from scep_server.answer import PKI_MESSAGE, Answer, refusal_answer
 from scep_server.certrep import (
     ReplyAlgorithms,
     choose_algorithms,
@@ -115,8 +116,10 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
             raise
         if call.transaction_id is None:
             call = replace(call, transaction_id=transaction.transaction_id)
-        exchange.core.registration.refused(refusal, call, exchange.resolved, csr=csr)
-        answer = await _refusal_answer(desk, transaction, refusal, request, call)
+        if refusal.device is not None:
+            exchange.told["enrolld.device"] = refusal.device[1]
+        told = exchange.core.registration.refused(refusal, call, exchange.resolved, csr=csr)
+        answer = await _refusal_answer(desk, transaction, told, request, call)
     except InternalError as error:
         if not error.recorded:
             exchange.core.registration.failed(call, exchange.resolved, str(error))
@@ -181,6 +184,7 @@ def _proves_itself(plain: bytes) -> bool:
 async def _enroll(exchange: Exchange, request: PkiMessage, csr: ParsedCsr, call: Call) -> Issued | Pending | Refused:
     registration, resolved = exchange.core.registration, exchange.resolved
     requester = await registration.authenticate(resolved, _evidence(request, csr), csr)
+    exchange.told.update(proven(resolved, requester, csr))
     operation = Operation.RENEW if request.message_type is MessageType.RENEWAL_REQ else Operation.ENROLL
     return await registration.enroll(resolved, requester, csr, operation, call)
 
@@ -219,18 +223,23 @@ async def _outcome_answer(
         return await _refusal_answer(desk, request.transaction, outcome.refusal, request, call)
     if isinstance(outcome, Pending):
         body = await write_pending(request.transaction, signer=desk, now=now, digest=algorithms.digest)
-        return Answer(200, body, PKI_MESSAGE, call=call)
+        return Answer(200, body, PKI_MESSAGE, call=call, outcome="pending")
     certificates = [outcome.certificate]
     if desk.exchange.scep.answer_chain:
         certificates += desk.ra.issuers
     body = await write_success(request, encode_certs_only(certificates), algorithms=algorithms, signer=desk, now=now)
-    return Answer(200, body, PKI_MESSAGE, call=call)
+    return Answer(200, body, PKI_MESSAGE, call=call, outcome="issued")
 
 
 async def _refusal_answer(
     desk: _Desk, transaction: Transaction, refusal: Refusal, request: PkiMessage | None, call: Call
 ) -> Answer:
-    """A FAILURE. Its text is the same for all: what more there is to say, the operator finds under the request id."""
+    """A FAILURE. Its text is the same for all: what more there is to say, the operator finds under the request id.
+
+    Who asked too often is told so by HTTP: clients give up on a FAILURE for good, and ask again after a 429.
+    """
+    if isinstance(refusal, TooMany):
+        return replace(refusal_answer(refusal, call.request_id), call=call)
     digest = reply_digest(request.digest, allow_sha1=desk.exchange.scep.allow_sha1) if request else None
     text = f"The request is refused; the server's log says why, under the request id {call.request_id}."
     now = desk.exchange.clock()

@@ -46,10 +46,10 @@ def read_label(target: str) -> tuple[bool, str | None]:
     path = target.partition("?")[0]
     if path.lower().removesuffix("/") in _ALIASES:
         return True, None
-    if not path.startswith("/scep"):
+    if not path.startswith("/scep"):  # enforces case 52
         return False, None
     segments = path.removeprefix("/scep").removesuffix("/").split("/")
-    if segments[0]:
+    if segments[0]:  # enforces case 52
         return False, None
     if segments[-1] == _PROGRAM:
         segments.pop()

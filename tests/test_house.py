@@ -49,6 +49,7 @@ def test_every_import_contract_is_kept() -> None:
         pytest.param("sqlite3", ("ca_core/records/",), id="sqlite3"),
         pytest.param("alembic", ("ca_core/records/",), id="alembic"),
         pytest.param("click", ("enrolld/cli/",), id="click"),
+        pytest.param("prometheus_client", ("enrolld/metrics/exposition.py",), id="prometheus-client"),
     ],
 )
 def test_a_library_appears_only_where_it_belongs(library: str, allowed: tuple[str, ...]) -> None:

@@ -4,9 +4,10 @@ A revocation counts up `issuer.revocations`; a CRL remembers the count that it c
 comparison of two numbers, and two nodes that publish at once make two CRLs with two numbers, or one of them yields.
 """
 
+import asyncio
 import datetime as dt
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cryptography import x509
 from sqlalchemy import bindparam, func, not_, select
@@ -53,12 +54,13 @@ _ALGORITHM = {
 }
 
 _k, _i, _e = crl.c, issuer_table.c, certificate.c
-_LATEST = Query(
-    select(_k.number, _k.this_update_at, _k.next_update_at, _k.revocations, _k.entries, _k.der)
+_NEWEST = Query(
+    select(_k.number, _k.this_update_at, _k.next_update_at, _k.revocations, _k.entries)
     .where(_k.issuer_id == bindparam("issuer_id"))
     .order_by(_k.number.desc())
     .limit(1)
 )
+_DER = Query(select(_k.der).where(_k.issuer_id == bindparam("issuer_id"), _k.number == bindparam("number")))
 _ENTRIES = Query(
     select(_e.crl_entry)
     .where(
@@ -99,7 +101,6 @@ class Crl:
     next_update: dt.datetime
     revocations: int
     entries: int
-    der: bytes = field(repr=False)
 
 
 def encode_entry(serial: int, revoked_at: dt.datetime, reason: str) -> bytes:
@@ -145,13 +146,28 @@ class Crls:
         self._issuers = issuers
         self._issuance = issuance
         self._clock = clock
+        self._read: dict[int, tuple[int, bytes]] = {}  # of each issuer, the number and DER that was asked for last
 
     async def latest(self, issuer: Issuer) -> Crl | None:
-        """The issuer's newest CRL."""
-        row = await self._store.first(_LATEST, issuer_id=issuer.id)
+        """The issuer's newest CRL, without its bytes."""
+        row = await self._store.first(_NEWEST, issuer_id=issuer.id)
         if row is None:
             return None
-        return Crl(row[0], from_ms(row[1]), from_ms(row[2]), row[3], row[4], row[5])
+        return Crl(row[0], from_ms(row[1]), from_ms(row[2]), row[3], row[4])
+
+    async def der(self, issuer: Issuer) -> bytes | None:
+        """The newest CRL, DER. Whoever asks for the same one gets the same object: a large one is held once."""
+        newest = await self.latest(issuer)
+        if newest is None:
+            return None
+        number, der = self._read.get(issuer.id, (0, b""))
+        if number != newest.number:
+            row = await self._store.first(_DER, issuer_id=issuer.id, number=newest.number)
+            if row is None:  # two newer ones were made since, and this one went
+                return await self.der(issuer)
+            der = row[0]
+            self._read[issuer.id] = newest.number, der
+        return der
 
     async def is_due(self, issuer: Issuer) -> bool:
         """Whether a revocation is missing from the newest CRL, or the CRL is a day old."""
@@ -175,17 +191,19 @@ class Crls:
             revocations = await self._count(issuer)
             now = self._clock().replace(microsecond=0)
             # A clock set back never makes a CRL that looks older than the one before it.
-            this_update = max(now, newest.this_update) if newest else now
+            this_update = max(now, newest.this_update) if newest else now  # enforces case 61
             # Counted from the last CRL: while none was made, nothing is forgotten.
             since = to_ms(min(now, newest.this_update) - _KEEP_EXPIRED) if newest else 0
-            rows = await self._store.fetch(_ENTRIES, issuer_id=issuer.id, since=since)
+            rows = await self._store.fetch_aside(_ENTRIES, issuer_id=issuer.id, since=since)
             number = newest.number + 1 if newest else 1
-            tbs = encode_tbs(issuer, number, this_update, this_update + LIFETIME, (row[0] for row in rows))
+            tbs = await asyncio.to_thread(
+                encode_tbs, issuer, number, this_update, this_update + LIFETIME, [row[0] for row in rows]
+            )
             signature = await self._issuance.sign_crl(issuer, tbs)
             made = der.sequence(tbs, _ALGORITHM[signature_algorithm_key(issuer)], der.tlv(0x03, b"\0", signature))
-            fresh = Crl(number, this_update, this_update + LIFETIME, revocations, len(rows), made)
+            fresh = Crl(number, this_update, this_update + LIFETIME, revocations, len(rows))
             try:
-                await self._store.commit(self._unit(issuer, fresh, actor))
+                await self._store.commit(self._unit(issuer, fresh, made, actor))
             except (ConditionFailed, ConstraintFailed):
                 continue  # another node took this number
             return fresh
@@ -194,7 +212,7 @@ class Crls:
             raise ConditionFailed(["crl_number"])
         return newest
 
-    def _unit(self, issuer: Issuer, fresh: Crl, actor: str) -> Unit:
+    def _unit(self, issuer: Issuer, fresh: Crl, made: bytes, actor: str) -> Unit:
         params: Values = {
             "issuer_id": issuer.id,
             "number": fresh.number,
@@ -202,7 +220,7 @@ class Crls:
             "next_update_at": to_ms(fresh.next_update),
             "revocations": fresh.revocations,
             "entries": fresh.entries,
-            "der": fresh.der,
+            "der": made,
         }
         details = {"issuer": issuer.name, "number": fresh.number, "entries": fresh.entries}
         return Unit(

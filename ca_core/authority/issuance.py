@@ -5,6 +5,7 @@ which is the caller's commit.
 """
 
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,20 +15,27 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
 from sqlalchemy import bindparam, select
 
-from ca_core.authority.issuer import Issuer
-from ca_core.authority.keys import Signer, SoftwareRaKey, SoftwareSigner, digest_for
+from ca_core.authority.issuer import Issuer, check_fit
+from ca_core.authority.keys import Signer, SoftwareRaKey, digest_for, software_signer
 from ca_core.authority.plan import CertificatePlan, general_name
 from ca_core.authority.sealing import PrivateKey, UnlockKey
-from ca_core.errors import InternalError, SealingFailed, Unavailable
+from ca_core.errors import InternalError, IssuerUnfit, SealingFailed, Unavailable
+from ca_core.meter import NO_METER, Meter
 from ca_core.model import RaKey, Serial
 from ca_core.public_key import PublicKey, spki_sha256
 from ca_core.records.query import Query
+from ca_core.records.schema import issuer as issuer_table
 from ca_core.records.schema import sealed_key
 from ca_core.records.store import Store
 
 _Extension = x509.Extension[x509.ExtensionType]
 
 _SOME_KEYS = Query(select(sealed_key.c.name, sealed_key.c.pkcs8).order_by(sealed_key.c.id).limit(16))
+_PARENT = Query(
+    select(issuer_table.c.der).where(
+        issuer_table.c.id == bindparam("id"), issuer_table.c.realm_id == bindparam("realm_id")
+    )
+)
 _KEY = Query(
     select(sealed_key.c.pkcs8).where(
         sealed_key.c.name == bindparam("name"), sealed_key.c.purpose == bindparam("purpose")
@@ -60,8 +68,9 @@ class Issuance:
     `unlock_key` opens the sealed keys; without one (a command that only reads) whatever signs raises `Unavailable`.
     """
 
-    def __init__(self, store: Store, unlock_key: UnlockKey | None) -> None:
+    def __init__(self, store: Store, unlock_key: UnlockKey | None, meter: Meter = NO_METER) -> None:
         self._store = store
+        self._meter = meter
         self._unlock_key = unlock_key
         self._unlock_key_is_proven = False
         # By certificate, not by name: a name that another node gave to another key never picks the wrong one.
@@ -79,11 +88,15 @@ class Issuance:
         Raises `InternalError` when what was signed is not what was planned.
         """
         fixed = self._extensions_of(issuer, public_url)
-        return await _sign(plan, issuer.certificate.subject, fixed, await self._signer(issuer))
+        return await _sign(plan, issuer.certificate.subject, fixed, await self._signer(issuer), self._meter)
 
     async def sign_crl(self, issuer: Issuer, tbs: bytes) -> bytes:
         """The signature over a TBSCertList of `issuer`."""
-        return await (await self._signer(issuer)).sign(tbs)
+        signer = await self._signer(issuer)
+        began = time.perf_counter()
+        signature = await signer.sign(tbs)
+        self._meter.signed(signer.backend, time.perf_counter() - began)
+        return signature
 
     async def new_key(self, kind: str) -> NewKey:
         """Make and seal a key: `rsa-2048`, `rsa-3072`, `rsa-4096`, `p-256` or `p-384`.
@@ -105,11 +118,12 @@ class Issuance:
         """A root: a certificate signed with its own, just made, key."""
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key)
         fixed = (x509.Extension(identifier.oid, False, identifier),)
-        return await _sign(plan, plan.subject, fixed, SoftwareSigner(self._open(key.pkcs8, "new root")))
+        signer = software_signer(self._open(key.pkcs8, "new root"))
+        return await _sign(plan, plan.subject, fixed, signer, self._meter)
 
     def adopt(self, issuer: Issuer, key: NewKey) -> None:
         """Let an issuer sign whose key is not in the store yet, while a realm is being made."""
-        self._signers[issuer.der] = SoftwareSigner(self._open(key.pkcs8, issuer.key_name))
+        self._signers[issuer.der] = software_signer(self._open(key.pkcs8, issuer.key_name))
 
     async def server_key(self, name: str, public_key: PublicKey) -> PrivateKey:
         """The private key of one of enrolld's own TLS server certificates, never of a CA. Raises `SealingFailed`."""
@@ -135,19 +149,29 @@ class Issuance:
     async def _signer(self, issuer: Issuer) -> Signer:
         signer = self._signers.get(issuer.der)
         if signer is None:
+            await self._check_fit(issuer)  # enforces case 75
             public_key = issuer.certificate.public_key()
             if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
                 raise InternalError(f"the issuer {issuer.name} has a key that can't sign")
-            signer = SoftwareSigner(await self._load(issuer.key_name, public_key, "ca"))
+            signer = software_signer(await self._load(issuer.key_name, public_key, "ca"))
             self._signers[issuer.der] = signer
         return signer
+
+    async def _check_fit(self, issuer: Issuer) -> None:
+        parent: x509.Certificate | None = None
+        if issuer.parent_id is not None:
+            row = await self._store.first(_PARENT, id=issuer.parent_id, realm_id=issuer.realm_id)
+            if row is None:
+                raise IssuerUnfit("issuer_chain", f"the CA above {issuer.name} is not in the store")
+            parent = x509.load_der_x509_certificate(row[0])
+        check_fit(issuer.name, issuer.certificate, parent)
 
     async def _load(self, name: str, public_key: PublicKey, purpose: str) -> PrivateKey:
         row = await self._store.first(_KEY, name=name, purpose=purpose)
         if row is None:
             raise SealingFailed(f"the key {name} is not in the store")
         key = self._open(row[0], name)
-        if key.public_key() != public_key:
+        if key.public_key() != public_key:  # enforces case 75
             raise SealingFailed(f"the key {name} does not belong to its certificate")
         return key
 
@@ -212,7 +236,7 @@ def check_matches(
 
 
 async def _sign(
-    plan: CertificatePlan, issuer: x509.Name, fixed: Sequence[_Extension], signer: Signer
+    plan: CertificatePlan, issuer: x509.Name, fixed: Sequence[_Extension], signer: Signer, meter: Meter
 ) -> SignedCertificate:
     serial = new_serial()
     builder = x509.CertificateBuilder(
@@ -224,7 +248,9 @@ async def _sign(
         plan.not_after.replace(tzinfo=None),
         [*_extensions(plan), *fixed],
     )
+    began = time.perf_counter()
     certificate = await signer.sign_certificate(builder)
+    meter.signed(signer.backend, time.perf_counter() - began)
     check_matches(certificate, plan, serial, issuer, fixed)
     return SignedCertificate(plan, serial, certificate, certificate.public_bytes(Encoding.DER))
 

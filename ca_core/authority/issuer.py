@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from sqlalchemy import bindparam, select
 
+from ca_core.errors import IssuerUnfit
 from ca_core.records.query import Query, Row
 from ca_core.records.schema import issuer as issuer_table
 from ca_core.records.store import Store
@@ -53,6 +55,32 @@ class Issuer:
     def is_root(self) -> bool:
         """Whether this is a realm's trust anchor."""
         return self.family == ROOT
+
+
+def check_fit(name: str, certificate: x509.Certificate, parent: x509.Certificate | None) -> None:
+    """Raise `IssuerUnfit` when no relying party would accept what is signed under the certificate of issuer `name`.
+
+    `parent` is the certificate above it in the realm, None for a root.
+    """
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except (x509.ExtensionNotFound, ValueError) as exc:
+        raise IssuerUnfit("issuer_usage", f"the certificate of {name} is no CA's: {exc}") from exc
+    # "Conforming CAs MUST include this extension in all CA certificates that contain public keys used to validate
+    # digital signatures on certificates" -- RFC 5280 4.2.1.9
+    if not constraints.ca:  # enforces case 75
+        raise IssuerUnfit("issuer_usage", f"the certificate of {name} is no CA's: its basicConstraints say so")
+    # "If the keyUsage extension is present, then the subject public key MUST NOT be used to verify signatures on
+    # certificates or CRLs unless the corresponding keyCertSign or cRLSign bit is set." -- RFC 5280 4.2.1.3
+    for is_set, bit in ((usage.key_cert_sign, "keyCertSign"), (usage.crl_sign, "cRLSign")):
+        if not is_set:  # enforces case 75
+            raise IssuerUnfit("issuer_usage", f"the certificate of {name} lacks {bit} in its keyUsage")
+    try:
+        certificate.verify_directly_issued_by(certificate if parent is None else parent)
+    except (InvalidSignature, ValueError, TypeError) as exc:
+        # enforces case 75
+        raise IssuerUnfit("issuer_chain", f"the certificate of {name} is not signed by the CA above it") from exc
 
 
 def issuer_name(realm: str, family: str, generation: int) -> str:

@@ -51,7 +51,7 @@ def validity(now: dt.datetime, length: dt.timedelta, latest: dt.datetime) -> tup
 
     Raises `Unavailable` when `latest`, the issuer's own notAfter, is past.
     """
-    if latest <= now:
+    if latest <= now:  # enforces case 61
         raise Unavailable(f"the issuer expired {latest:%Y-%m-%dT%H:%M:%SZ}: nothing can be issued under it")
     not_before = (now - dt.timedelta(minutes=5)).replace(microsecond=0)  # devices boot with slow clocks
     # notAfter itself is still valid (RFC 5280 4.1.2.5): give one second back.

@@ -30,7 +30,7 @@ class UnlockKey:
     __slots__ = ("_value",)
 
     def __init__(self, value: bytes) -> None:
-        if len(value) < 16:
+        if len(value) < 16:  # enforces case 73
             raise OperatorError(
                 "unlock_key_short", "the unlock key has less than 16 bytes", "restore the file that 'init' made"
             )
@@ -45,7 +45,7 @@ class UnlockKey:
         text = secrets.token_hex(32).encode()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)  # enforces case 73
             with os.fdopen(descriptor, "wb") as file:
                 file.write(text + b"\n")
                 file.flush()
@@ -61,7 +61,7 @@ class UnlockKey:
         """Read the unlock key from a file that nobody else can read. Raises `OperatorError`."""
         try:
             # O_NONBLOCK: a named pipe must not stop the start, it is refused below.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)  # enforces case 73
         except OSError as exc:
             raise OperatorError(
                 "unlock_key_missing",
@@ -70,20 +70,20 @@ class UnlockKey:
             ) from exc
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(status.st_mode):  # enforces case 73
                 raise OperatorError("unlock_key_missing", f"{path} is not a file", "name the unlock key's file")
-            if status.st_uid not in (os.geteuid(), 0):
+            if status.st_uid not in (os.geteuid(), 0):  # enforces case 73
                 raise OperatorError(
                     "unlock_key_owner",
                     f"{path} belongs to another user",
                     f"chown it to the user that runs enrolld: {path}",
                 )
-            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):  # enforces case 73
                 raise OperatorError(
                     "unlock_key_permissions", f"{path} can be read by others", f"run 'chmod 600 {path}'"
                 )
             folder = os.stat(path.absolute().parent).st_mode
-            if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:
+            if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:  # enforces case 73
                 raise OperatorError(
                     "unlock_key_permissions",
                     f"anybody can put another file in the place of {path}",

@@ -11,12 +11,14 @@ import warnings
 from pathlib import Path
 
 from ca_core.errors import OperatorError, Unavailable
+from ca_core.meter import NO_METER, Meter
+from ca_core.records.place import refuse_network
 from ca_core.records.sqlite import SqliteStore, connect
 from ca_core.records.store import Hook, Store
 
-HEAD = "0002"
+HEAD = "0003"
 """The revision of the schema that this version speaks."""
-EARLIER = ("0001",)
+EARLIER = ("0001", "0002")
 """Those that can be brought up to it."""
 
 _PREFIX = "sqlite:///"
@@ -39,11 +41,12 @@ def exists(url: str) -> bool:
     return sqlite_path(url).is_file()
 
 
-def open_store(url: str, *, process: str, version: str, hook: Hook | None = None) -> Store:
+def open_store(url: str, *, process: str, version: str, hook: Hook | None = None, meter: Meter = NO_METER) -> Store:
     """Open an existing store of this version's revision. Raises `OperatorError`, `Unavailable`."""
     path = sqlite_path(url)
     if not path.is_file():
         raise OperatorError("store_missing", f"there is no store at {path}", "make one with 'enrolld init'")
+    refuse_network(path)
     found = _revision(path)
     if found != HEAD:
         is_older = found in EARLIER
@@ -54,12 +57,13 @@ def open_store(url: str, *, process: str, version: str, hook: Hook | None = None
             if is_older
             else "use the version of enrolld that this store was made with",
         )
-    return SqliteStore(path, process=process, version=version, hook=hook)
+    return SqliteStore(path, process=process, version=version, hook=hook, meter=meter)
 
 
 def create_store(url: str) -> None:
     """Make the store at `url`, or bring it to this version's revision. Raises `OperatorError`, `Unavailable`."""
     path = sqlite_path(url)
+    refuse_network(path)
     if path.exists() and _revision(path) == HEAD:
         return
     # A new database is made beside its place and moved there whole: an interrupted `init` leaves nothing half-made.

@@ -10,6 +10,7 @@ else that goes wrong rolls the whole batch back, and its units are run again one
 """
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -17,6 +18,7 @@ import secrets
 import socket
 import sqlite3
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,9 @@ from typing import Any
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, CoreError, InternalError, Unavailable
+from ca_core.meter import NO_METER, Meter
 from ca_core.records.audit import INSERT_EVENT, INSERT_WRITER, event_row
+from ca_core.records.place import Headroom
 from ca_core.records.query import Query, Row, Value
 from ca_core.records.store import Hook
 from ca_core.records.unit import Unit
@@ -34,6 +38,11 @@ _LOG = logging.getLogger(__name__)
 _DIALECT = sqlite_dialect.dialect(paramstyle="named")
 _BATCH = 64
 _BUSY_SECONDS = 20.0
+_WAL_AIM = 64 << 20
+"""Bytes of the write-ahead log from which on its start is waited for, so that it is used anew."""
+_WAL_TRY_EVERY = 5.0
+_WAL_PATIENCE = 200
+"""Milliseconds for readers to finish; all of ours do in less."""
 
 
 @dataclass(slots=True)
@@ -50,7 +59,8 @@ class _UnexpectedRows(Exception):
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode, set up so that a commit is durable when it returns."""
-    mode = "ro" if read_only else "rwc"
+    # Never "rwc": where a store vanished under a daemon, an empty one in its place would be worse than none.
+    mode = "ro" if read_only else "rw"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
@@ -63,14 +73,18 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     if not read_only:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA journal_size_limit={_WAL_AIM}")
     return connection
 
 
 class SqliteStore:
     """A `Store` in one SQLite file. `process` (serve, cli) and `version` stand in the audit trail's list of writers."""
 
-    def __init__(self, path: Path, *, process: str, version: str, hook: Hook | None = None) -> None:
+    def __init__(
+        self, path: Path, *, process: str, version: str, hook: Hook | None = None, meter: Meter = NO_METER
+    ) -> None:
         self.path = path
+        self._meter = meter
         self._process = process
         self._version = version
         self._hook = hook
@@ -80,6 +94,9 @@ class SqliteStore:
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._wal_tried = 0.0
+        self.headroom = Headroom(path)
+        self._turn_asked = 0.0
         self._thread: threading.Thread | None = None
         try:
             self._reader = connect(path, read_only=True)
@@ -94,15 +111,39 @@ class SqliteStore:
         try:
             rows: list[Row] = self._reader.execute(text, {**constants, **params}).fetchall()
         except sqlite3.Error as exc:
+            self._read_anew()
             raise Unavailable(f"the database can't be read: {exc}") from exc
         if self._hook:
             self._hook("read")
         return rows
 
+    async def fetch_aside(self, query: Query, **params: Value) -> list[Row]:
+        """All rows of a SELECT that has many, read by a connection of its own."""
+        text, constants = query.text(_DIALECT)
+
+        def read() -> list[Row]:
+            connection = connect(self.path, read_only=True)
+            try:
+                return connection.execute(text, {**constants, **params}).fetchall()
+            finally:
+                connection.close()
+
+        try:
+            return await asyncio.to_thread(read)
+        except sqlite3.Error as exc:
+            raise Unavailable(f"the database can't be read: {exc}") from exc
+
     async def first(self, query: Query, **params: Value) -> Row | None:
         """The first row of a SELECT, None without any."""
         rows = await self.fetch(query, **params)
         return rows[0] if rows else None
+
+    def _read_anew(self) -> None:
+        """A new connection: after an input/output error the old one may never recover. When there is none, it stays."""
+        with contextlib.suppress(sqlite3.Error):
+            fresh = connect(self.path, read_only=True)
+            _close_quietly(self._reader)
+            self._reader = fresh
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -118,6 +159,10 @@ class SqliteStore:
     def submit(self, unit: Unit) -> None:
         """Have the unit written soon, without waiting; a failure is logged."""
         self._put(_Job(unit, None))
+
+    def shortage(self) -> str | None:
+        """See `Store`: a disk that is nearly full, or a write-ahead log that another program keeps from ending."""
+        return self.headroom.shortage()
 
     def close(self) -> None:
         """Write what is submitted, and let go of the file."""
@@ -148,9 +193,14 @@ class SqliteStore:
                 if lock < 0:
                     lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
                 self._write(connection, lock, batch)
+                self._bound_wal(connection, lock)
             except (sqlite3.Error, OSError) as exc:
                 for job in batch:
-                    job.error = Unavailable(f"the database can't be written: {exc}")
+                    job.error = Unavailable(f"the database can't be written: {exc}")  # enforces case 57
+                # A new one next time: what this one believes of the file may be wrong after an input/output error.
+                if connection is not None:
+                    _close_quietly(connection)
+                    connection = None
             except Exception:  # noqa: BLE001  # the thread's edge: a bug must fail its batch, never leave callers waiting
                 _LOG.exception("the writer met a fault of its own")
                 for job in batch:
@@ -168,6 +218,7 @@ class SqliteStore:
             return [self._jobs.popleft() for _ in range(min(_BATCH, len(self._jobs)))]
 
     def _write(self, connection: sqlite3.Connection, lock: int, batch: list[_Job]) -> None:
+        self._turn_asked = time.perf_counter()
         self._at("lock")
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -175,7 +226,7 @@ class SqliteStore:
                 self._transaction(connection, batch)
             except (sqlite3.IntegrityError, _UnexpectedRows) as exc:
                 if len(batch) == 1:
-                    batch[0].error = ConstraintFailed(str(exc))
+                    batch[0].error = ConstraintFailed(str(exc))  # enforces case 57
                     return
                 for job in batch:
                     try:
@@ -204,6 +255,29 @@ class SqliteStore:
                 connection.execute("ROLLBACK")
             raise
         self._at("durable")
+        now = time.perf_counter()
+        self._meter.committed(now - self._turn_asked, len(batch))
+        self._turn_asked = now  # of the next one, when a batch is run again one by one
+
+    def _bound_wal(self, connection: sqlite3.Connection, lock: int) -> None:
+        """Have the next writer begin the write-ahead log anew, once it is long.
+
+        SQLite does so by itself when no reader is in the way; with readers of several processes, one nearly always is.
+        What fails here is tried again: the batch before it is durable.
+        """
+        now = time.monotonic()
+        if now - self._wal_tried < _WAL_TRY_EVERY or self.headroom.wal_bytes() < _WAL_AIM:
+            return
+        self._wal_tried = now
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            connection.execute(f"PRAGMA busy_timeout={_WAL_PATIENCE}")
+            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        except sqlite3.Error as exc:
+            _LOG.warning("the write-ahead log could not be taken into the database: %s", exc)
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={int(_BUSY_SECONDS * 1000)}")
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
     def _one(self, connection: sqlite3.Connection, job: _Job) -> None:
         unit, guard = job.unit, job.unit.guard
@@ -267,6 +341,11 @@ class SqliteStore:
                 loop.call_soon_threadsafe(_resolve, jobs)
             except RuntimeError:
                 _LOG.warning("%d answers came after their event loop was closed", len(jobs))
+
+
+def _close_quietly(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()
 
 
 def _resolve(jobs: list[_Job]) -> None:

@@ -21,6 +21,10 @@ class Store(Protocol):
         """All rows of a SELECT. Raises `Unavailable`."""
         ...
 
+    async def fetch_aside(self, query: Query, **params: Value) -> list[Row]:
+        """All rows of a SELECT that has many: read in a thread, so that others are served meanwhile."""
+        ...
+
     async def first(self, query: Query, **params: Value) -> Row | None:
         """The first row of a SELECT, None without any. Raises `Unavailable`."""
         ...
@@ -35,6 +39,13 @@ class Store(Protocol):
 
     def submit(self, unit: Unit) -> None:
         """Have the unit written soon, without waiting; a failure is logged."""
+        ...
+
+    def shortage(self) -> str | None:
+        """Why nothing more should be written but what makes things safe (revocations, CRLs); None while there is room.
+
+        It is cheap: asked before every certificate.
+        """
         ...
 
     def close(self) -> None:

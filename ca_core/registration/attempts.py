@@ -156,7 +156,13 @@ class Attempts:
         self.dropped = 0
 
     def record(self, row: Params, at: int, events: tuple[AuditEvent, ...] = (), steps: tuple[Step, ...] = ()) -> None:
-        """Have an attempt written behind the answer, with what goes with it; beyond the rate it is only counted."""
+        """Have an attempt written behind the answer, with what goes with it; beyond the rate it is only counted.
+
+        So it is while room is short: what is left is for revocations and CRLs.
+        """
+        if self._store.shortage() is not None:
+            self.dropped += 1
+            return
         if row["device_id"] is None:
             allowed = self._sources.take(source_prefix(str(row["source"]))) and self._all.take("unknown")
             pruning = [Step(_PRUNE_SOURCE, {"source": row["source"]}, expect=None)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ca_core.authority.crl import Crls
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuer, Issuers
-from ca_core.errors import CoreError
+from ca_core.errors import CoreError, IssuerUnfit
 from ca_core.names import DEFAULT_REALM
 from ca_core.records.times import rfc3339
 from ca_core.registration.ra import RaCertificates
@@ -35,14 +35,16 @@ class Checkup:
         self._ra = ra
 
     async def run(
-        self, names: Sequence[str], *, own: set[str], now: dt.datetime, demo: bool, behind: bool
+        self, names: Sequence[str], *, own: set[str], now: dt.datetime, demo: bool, behind: bool, shortage: str | None
     ) -> list[Finding]:
         """Look at everything that could keep devices from enrolling. Empty when all is well.
 
         `names` are the configured ones, `own` the SANs of the shared host's certificate.
         """
         findings: list[Finding] = []
-        if behind:
+        if shortage is not None:
+            findings.append(_finding("error", "room_short", f"nothing is issued: {shortage}", "make room"))
+        if behind:  # enforces case 61
             text = "this machine's clock stands before the store's newest event, so nothing is issued"
             findings.append(_finding("error", "clock_behind", text, "set the clock"))
         for found in await self._issuers.all():
@@ -74,8 +76,10 @@ class Checkup:
                 await self._issuance.check_key(found)
             except CoreError as exc:
                 remedy = "give the unlock key that this store was made with"
+                if isinstance(exc, IssuerUnfit):
+                    return [_finding("error", exc.code, str(exc), "restore the certificate, or a backup of the store")]
                 # What it can't sign follows from that, and has no remedy of its own.
-                return [_finding("error", "issuer_key", str(exc), remedy)]
+                return [_finding("error", "issuer_key", str(exc), remedy)]  # enforces case 75
         left = found.not_after - now
         if left.days < 365:
             findings.append(

@@ -38,7 +38,7 @@ class CrlDesk:
         rows: list[CrlRow] = []
         failed: list[SealingFailed] = []
         for found in await self._chosen(issuer):
-            if only_due and not await self._crls.is_due(found):
+            if only_due and not await self._crls.is_due(found):  # enforces case 53
                 continue
             try:
                 await self._crls.publish(found, actor=actor)
@@ -74,8 +74,7 @@ class CrlDesk:
     async def latest(self, issuer: str) -> bytes | None:
         """The newest CRL, DER; None when there is no such issuer or CRL."""
         found = await self._issuers.by_name(issuer)
-        newest = await self._crls.latest(found) if found else None
-        return newest.der if newest else None
+        return await self._crls.der(found) if found else None
 
     async def _chosen(self, issuer: str | None) -> Sequence[Issuer]:
         if issuer is None:

@@ -77,7 +77,7 @@ def check_asked(profile: Profile, requester: Requester, csr: ParsedCsr, operatio
         _check_renewal(requester, csr)
     if operation is Operation.RENEW and requester.means is Means.SECRET:
         raise NotAuthorized("renewal_needs_certificate", "A renewal must be signed with a valid certificate.")
-    if csr.common_name is not None and csr.common_name != device.name:
+    if csr.common_name is not None and csr.common_name != device.name:  # enforces case 9
         raise NotAuthorized(
             "subject_mismatch",
             "The request's subject is not the name of this device.",
@@ -131,7 +131,7 @@ def make_plan(
         public_key=csr.public_key,
         not_before=not_before,
         not_after=not_after,
-        names=device.names,
+        names=device.names,  # enforces case 10
         extended_key_usage=tuple(EXTENDED_KEY_USAGES[usage] for usage in profile.document.extended_key_usages),
         key_encipherment=isinstance(csr.public_key, rsa.RSAPublicKey),
     )

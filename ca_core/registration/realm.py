@@ -124,7 +124,7 @@ class Realms:
                 raise _unknown() from None
             realm = realms.get(name)
         resolved = _resolved(realm, profile, protocol)
-        if host_realm is not None and resolved.realm.id != host_realm.id:
+        if host_realm is not None and resolved.realm.id != host_realm.id:  # enforces case 52
             raise NotFound("realm_not_here", "This host serves another realm.")
         return resolved
 

@@ -117,6 +117,9 @@ class _ReadOnly:
     async def fetch(self, query: Query, **params: Value) -> list[Row]:
         return await self._store.fetch(query, **params)
 
+    async def fetch_aside(self, query: Query, **params: Value) -> list[Row]:
+        return await self._store.fetch_aside(query, **params)
+
     async def first(self, query: Query, **params: Value) -> Row | None:
         return await self._store.first(query, **params)
 
@@ -125,6 +128,9 @@ class _ReadOnly:
 
     def submit(self, unit: Unit) -> None:
         raise InternalError(f"a rehearsal writes nothing: {unit.guard.query}")
+
+    def shortage(self) -> str | None:
+        return None  # a rehearsal needs no room
 
     def close(self) -> None:
         """It is another's to close."""

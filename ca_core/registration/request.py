@@ -15,6 +15,8 @@ from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuers
 from ca_core.csr import ParsedCsr
 from ca_core.errors import BadKey, ConditionFailed, ConstraintFailed, InternalError, NotAuthorized, Refusal, Unavailable
+from ca_core.limits import Rates
+from ca_core.meter import NO_METER, Meter
 from ca_core.model import Call, Clock, Evidence, Issued, Operation, Pending, Refused, Requester, format_serial
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query
@@ -32,8 +34,10 @@ from ca_core.registration.tolerances import tolerance_steps
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 5
-_CLOCK_LEEWAY_MS = 60_000
+_CLOCK_LEEWAY_MS = 60_000  # enforces case 61
 _AUDIT_SAME_REFUSAL = 60.0
+_NO_JUNK = frozenset({"credentials_missing"})
+"""How honest clients begin: they are asked for a credential, and send it then."""
 
 _c = certificate.c
 _OTHERS_KEY = (
@@ -76,8 +80,12 @@ class Registration:
         clock: Clock,
         public_url: str,
         demo: bool,
+        meter: Meter = NO_METER,
+        rates: Rates | None = None,
     ) -> None:
+        self._rates = rates or Rates(None)
         self._store = store
+        self._meter = meter
         self._realms = realms
         self._issuers = issuers
         self._issuance = issuance
@@ -98,23 +106,25 @@ class Registration:
 
         Raises `InternalError` when nothing could be decided; nothing was issued then.
         """
+        rated = (requester.device.id, _credential_of(requester))
         try:
+            self._rates.take(*rated)
             for tried in range(1, _TRIES + 1):
                 try:
                     return await self._decide(resolved, requester, csr, operation, call)
                 except ConditionFailed as exc:
                     _LOG.info("request %s is decided again: %s", call.request_id, exc)
                 except ConstraintFailed as exc:
-                    if tried == _TRIES:
+                    if tried == _TRIES:  # enforces case 57
                         raise Unavailable(f"the store keeps refusing a certificate: {exc}") from exc
                     _LOG.warning("request %s is decided again: %s", call.request_id, exc)
                 resolved = await self._realms.again(resolved)
                 requester = await self.authenticate(resolved, requester.evidence, csr)
             raise NotAuthorized("changed_meanwhile", "What the request stands on keeps changing; ask again.")
         except Refusal as refusal:
-            self.refused(refusal, call, resolved, requester=requester, csr=csr)
-            return Refused(refusal)
+            return Refused(self.refused(refusal, call, resolved, requester=requester, csr=csr))
         except InternalError as exc:
+            self._rates.give_back(*rated)
             self.failed(call, resolved, str(exc), requester=requester, csr=csr)
             exc.recorded = True
             raise
@@ -126,8 +136,7 @@ class Registration:
                 self._store, resolved.realm, transaction_id, signer_key, self._clock()
             )
         except Refusal as refusal:
-            self.refused(refusal, call, resolved)
-            return Refused(refusal)
+            return Refused(self.refused(refusal, call, resolved))
         at = to_ms(self._clock())
         detail = "the transaction's certificate, asked for again"
         row = attempt_row(
@@ -150,10 +159,14 @@ class Registration:
         *,
         requester: Requester | None = None,
         csr: ParsedCsr | None = None,
-    ) -> None:
-        """Record a refusal, behind the answer. Only one of a requester who proved who it is reaches the audit trail."""
+    ) -> Refusal:
+        """Record a refusal, behind the answer. Only one of a requester who proved who it is reaches the audit trail.
+
+        Returns what to tell: the refusal, or `TooMany` when the source had more than its share of them.
+        """
         at = to_ms(self._clock())
         realm = resolved.realm if resolved else None
+        self._meter.refused(realm.name if realm else "", call.protocol, refusal.code)
         who = (requester.device.id, requester.device.name) if requester else refusal.device
         row = attempt_row(
             call,
@@ -170,6 +183,9 @@ class Registration:
         if who is not None and realm is not None and self._is_news(who[0], refusal.code):
             events = (_refused_event(refusal, call, realm.name, who[1], requester),)
         self._attempts.record(row, at, events, steps)
+        if who is not None or refusal.code in _NO_JUNK:
+            return refusal
+        return self._rates.refused(call.source) or refusal
 
     def failed(
         self,
@@ -236,11 +252,13 @@ class Registration:
     async def _check_facts(
         self, now: dt.datetime, requester: Requester, csr: ParsedCsr, call: Call, retry: dt.timedelta
     ) -> None:
+        if (shortage := self._store.shortage()) is not None:  # enforces case 58
+            raise Unavailable(shortage)
         row = await self._store.first(
             _FACTS, spki_sha256=csr.spki_sha256, realm_id=requester.realm_id, device_id=requester.device.id
         )
         newest_event, blocked, others_certificate = row or (None, None, None)
-        if _is_behind(now, newest_event):
+        if _is_behind(now, newest_event):  # enforces case 61
             raise Unavailable("this machine's clock stands before the store's newest event: set the clock")
         if blocked is not None:
             raise BadKey("key_blocked", "The key is blocked.")
@@ -286,6 +304,11 @@ class Registration:
             self._audited.clear()
         self._audited[device_id, code] = now
         return True
+
+
+def _credential_of(requester: Requester) -> tuple[str, bytes]:
+    """What was shown, so that each is counted by itself."""
+    return requester.means.value, requester.credential
 
 
 def _is_behind(now: dt.datetime, newest_event: int | None) -> bool:

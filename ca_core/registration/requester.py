@@ -17,7 +17,7 @@ from ca_core.registration.admission.idevid import admit_by_idevid
 from ca_core.registration.admission.own_certificate import find_own_certificate, judge_own_certificate
 from ca_core.registration.admission.secret import admit_by_secret
 from ca_core.registration.device import require_active
-from ca_core.registration.realm import Realm
+from ca_core.registration.realm import Realm, Resolved
 
 BLOCKED_KEY = select(key_block.c.reason).where(key_block.c.spki_sha256 == bindparam("spki_sha256"))
 """The reason why the key `spki_sha256` is blocked; no row when it is not."""
@@ -50,6 +50,19 @@ async def authenticate(store: Store, realm: Realm, evidence: Evidence, csr: Pars
         raise
     require_active(device)
     return Requester(realm.id, device, Means.SECRET, secret.hash, None, secret, None, evidence, AUTHENTICATED)
+
+
+def proven(resolved: Resolved, requester: Requester, csr: ParsedCsr) -> dict[str, str]:
+    """What the log may say of a request, by its ECS names: nothing that was only claimed, and nothing secret."""
+    device = requester.device
+    found = {
+        "enrolld.device": device.name,
+        "enrolld.profile": device.profile or resolved.default_profile,
+        "enrolld.key_sha256": csr.spki_sha256.hex(),
+    }
+    if requester.means is Means.SECRET:
+        found["user.name"] = device.username
+    return found
 
 
 async def _by_certificate(store: Store, realm: Realm, evidence: Evidence, now: dt.datetime) -> Requester:

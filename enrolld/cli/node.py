@@ -35,7 +35,9 @@ def names(command: F) -> F:
 @click.option(
     "--http", multiple=True, metavar="ADDR:PORT|off", help="Where SCEP and CRLs are served [:8080]; repeatable."
 )
-@click.option("--admin", multiple=True, metavar="ADDR:PORT|off", help="Where health is served [127.0.0.1:8081].")
+@click.option(
+    "--admin", multiple=True, metavar="ADDR:PORT|off", help="Where health and metrics are served [127.0.0.1:8081]."
+)
 @names
 @click.option("--workers", type=int, metavar="N", help="How many worker processes [1].")
 @pass_session

@@ -8,10 +8,11 @@ certificate is asked for at all, and a bound on what every peer may cost. It imp
 from enrolld.tls.context import Select, ServerContext
 from enrolld.tls.limits import StreamLimits, StreamReason, TlsLimits
 from enrolld.tls.peer import TlsPeer
-from enrolld.tls.stream import OnRefused, StreamServer, StreamTransport
+from enrolld.tls.stream import IsProxy, OnRefused, StreamServer, StreamTransport, Watch
 from enrolld.tls.transport import TlsServer, TlsTransport
 
 __all__ = [
+    "IsProxy",
     "OnRefused",
     "Select",
     "ServerContext",
@@ -23,4 +24,5 @@ __all__ = [
     "TlsPeer",
     "TlsServer",
     "TlsTransport",
+    "Watch",
 ]

@@ -85,7 +85,7 @@ class TlsEngine:
             return b""
         except SSL.Error as exc:
             text = _text_of(exc)
-            if not text or "alert" in text:
+            if not text or ("alert" in text and "too many warn alerts" not in text):
                 # The peer's own fatal alert. strongSwan says close_notify in this way, for which OpenSSL has no text.
                 return b""
             raise TlsRefusedError(StreamReason.PROTOCOL_ERROR) from exc
@@ -156,9 +156,15 @@ class TlsEngine:
             if self.received > self._limits.max_chain_bytes + HANDSHAKE_OVERHEAD:
                 self._refusal = StreamReason.CHAIN_TOO_LONG
             else:
-                key = leaf.get_pubkey()
-                if key.type() in _RSA_TYPES and key.bits() > self._limits.max_rsa_bits:
-                    self._refusal = StreamReason.KEY_TOO_LARGE
+                try:
+                    key = leaf.get_pubkey()
+                except crypto.Error:
+                    # Broken, or of a kind that OpenSSL does not know. pyOpenSSL would keep what is raised here in the
+                    # context that all connections share, and raise it out of another one.
+                    self._refusal = StreamReason.BAD_CERTIFICATE
+                else:
+                    if key.type() in _RSA_TYPES and key.bits() > self._limits.max_rsa_bits:
+                        self._refusal = StreamReason.KEY_TOO_LARGE
         return self._refusal is None
 
 
@@ -217,4 +223,5 @@ _REASONS = (
     ("no shared cipher", StreamReason.NO_SHARED_CIPHER),
     ("excessive message size", StreamReason.CHAIN_TOO_LONG),
     ("bad signature", StreamReason.BAD_CERTIFICATE),
+    ("nested asn1 error", StreamReason.BAD_CERTIFICATE),
 )

@@ -46,6 +46,23 @@ class StreamReason(StrEnum):
     WRITE_STALLED = "write_stalled"
     """The peer did not read the answer."""
 
+    PROXY_UNKNOWN = "proxy_unknown"
+    """Somebody who is no balancer of ours connected where only balancers do."""
+
+    PROXY_HEADER_BAD = "proxy_header_bad"
+    """The balancer did not begin with a PROXY header of version 2."""
+
+    PROXY_HEADER_TIMEOUT = "proxy_header_timeout"
+
+    TOO_MANY_CONNECTIONS = "connections_in_all"
+    """There were too many connections, and this one waited for nothing."""
+
+    TOO_MANY_OF_SOURCE = "connections_of_source"
+    """Its source had too many connections, and this one waited for nothing."""
+
+    TOO_MANY_HANDSHAKES = "handshakes_in_all"
+    """There were too many TLS handshakes at a time, and this one was the oldest."""
+
 
 class TlsRefusedError(Exception):
     """The session is over, for `reason`; what OpenSSL still has to send is the alert that says so."""
@@ -64,6 +81,9 @@ class StreamLimits:
 
     shutdown_timeout: float = 3.0
     """From our end of stream to the peer's; then the connection is dropped."""
+
+    proxy_header_timeout: float = 5.0
+    """From the accepted TCP connection to the end of the balancer's PROXY header."""
 
     max_discarded_bytes: int = 16 * 1024 * 1024
     """What is read and thrown away after our close, so that the last answer is not lost to a TCP reset."""

@@ -10,12 +10,33 @@ import asyncio
 import enum
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from enrolld.tls.limits import StreamLimits, StreamReason
+from enrolld.tls.proxy import ProxyHeader, ProxyHeaderError, read_header
 
 OnRefused = Callable[[StreamReason, Any], None]
 """Told of every connection that is refused or cut, with the peer's address as get_extra_info("peername") gives it."""
+
+
+IsProxy = Callable[[str], bool]
+"""Whether a balancer speaks from this address."""
+
+
+class Watch(Protocol):
+    """Whoever counts connections and cuts those that are too many, by `StreamTransport.cut`."""
+
+    def made(self, transport: "StreamTransport") -> None:
+        """A connection is there, and its peer's address is known."""
+        ...
+
+    def opened(self, transport: "StreamTransport") -> None:
+        """Its handshake is over."""
+        ...
+
+    def lost(self, transport: "StreamTransport") -> None:
+        """It is gone."""
+        ...
 
 
 class State(enum.Enum):
@@ -41,12 +62,14 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
         "_discarded",
         "_inner",
         "_inner_is_paused",
+        "_is_proxy",
         "_limits",
         "_loop",
         "_make_inner",
         "_on_closed",
         "_on_refused",
         "_peer_has_finished",
+        "_proxy_header",
         "_raw",
         "_raw_is_full",
         "_read_is_paused",
@@ -54,7 +77,10 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
         "_tcp_eof",
         "_timer",
         "_unread",
+        "_watch",
+        "_watched",
         "_written",
+        "peername",
     )
 
     piece_size = 64 * 1024
@@ -67,8 +93,16 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
         *,
         on_refused: OnRefused | None,
         on_closed: Callable[["StreamTransport"], None],
+        is_proxy: IsProxy | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__()
+        self._is_proxy = is_proxy
+        self._watch = watch
+        self._watched = False
+        self.peername: Any = None
+        """As get_extra_info("peername"), and still so when the connection is gone; None before it is admitted."""
+        self._proxy_header: bytearray | None = None  # what came of a PROXY header that is not complete
         self._make_inner = make_inner
         self._limits = limits
         self._on_refused = on_refused
@@ -91,7 +125,9 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
     # Towards the inner protocol: asyncio.Transport
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What the TCP transport knows: "peername", "sockname", "socket"."""
+        """What the TCP transport knows: "peername" (or a balancer told), "sockname", "socket"."""
+        if name == "peername" and self.peername is not None:
+            return self.peername
         return default if self._raw is None else self._raw.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -101,6 +137,29 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
     def get_protocol(self) -> asyncio.BaseProtocol:
         """The inner protocol; before the connection is open, the connection itself."""
         return self if self._inner is None else self._inner
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether its handshake is still going on."""
+        return self._state is State.OPENING
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the inner protocol is there, and nobody has closed."""
+        return self._state is State.OPEN
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its TCP connection is closed, or about to be."""
+        return self._raw is None or self._raw.is_closing()
+
+    def cut(self, reason: StreamReason) -> None:
+        """Close at once, because there are too many, and report why."""
+        if self._state is not State.CLOSED and self._raw is not None and not self._raw.is_closing():
+            self._report(reason)
+            if self._state is State.OPENING:
+                self._state = State.LINGERING  # lest the end be reported once more
+            self.abort()
 
     def is_closing(self) -> bool:
         """Whether `write` is ignored: closed by us, or cut."""
@@ -179,7 +238,16 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The TCP connection is there."""
         self._raw = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
-        self._begin()
+        if self._is_proxy is None:
+            self._admit()
+            return
+        peername = transport.get_extra_info("peername")
+        # A unix socket's peer is whoever may open its path.
+        if isinstance(peername, tuple) and peername and not self._is_proxy(str(peername[0])):
+            self.cut(StreamReason.PROXY_UNKNOWN)
+            return
+        self._proxy_header = bytearray()
+        self._start_timer(self._limits.proxy_header_timeout, self._cut_late_proxy)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection is gone."""
@@ -189,11 +257,17 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
         self._unread.clear()
         inner, self._inner, self._raw = self._inner, None, None
         self._on_closed(self)
+        if self._watch is not None and self._watched:
+            self._watch.lost(self)
         if inner is not None:
             inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the peer."""
+        if self._proxy_header is not None:
+            data = self._read_proxy_header(data)
+            if not data:
+                return
         if self._state in (State.OPENING, State.OPEN) and not self._peer_has_finished:
             self._unread.append(data)
             self._take_unread()
@@ -215,6 +289,7 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
         """The TCP transport's buffer is over its high-water mark."""
         self._raw_is_full = True
         if self._state in (State.OPEN, State.FLUSHING):
+            # enforces case 51
             self._start_timer(self._limits.write_timeout, self._check_progress, self._taken_by_tcp())
             if not self._inner_is_paused and self._inner is not None:
                 self._inner_is_paused = True
@@ -230,6 +305,42 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
             self._inner_is_paused = False
             if self._inner is not None:
                 self._inner.resume_writing()
+
+    # PROXY protocol
+
+    def _cut_late_proxy(self) -> None:
+        """The balancer took too long to say for whom it connects."""
+        self.cut(StreamReason.PROXY_HEADER_TIMEOUT)
+
+    def _read_proxy_header(self, data: bytes) -> bytes:
+        """Take the header off the front; what follows it is the peer's."""
+        buffer = self._proxy_header
+        if buffer is None:
+            return data
+        buffer += data
+        header: ProxyHeader | None = None
+        try:
+            header = read_header(buffer)
+        except ProxyHeaderError:
+            self.cut(StreamReason.PROXY_HEADER_BAD)
+            return b""
+        if header is None:
+            return b""
+        self._proxy_header = None
+        self._cancel_timer()
+        self.peername = header.peer  # None: the balancer speaks for itself
+        self._admit()
+        return bytes(buffer[header.size :])
+
+    def _admit(self) -> None:
+        """Begin, unless there are too many already."""
+        if self.peername is None and self._raw is not None:
+            self.peername = self._raw.get_extra_info("peername")
+        if self._watch is not None:
+            self._watched = True
+            self._watch.made(self)
+        if self._raw is not None and not self._raw.is_closing():
+            self._begin()
 
     # What TLS does otherwise
 
@@ -253,6 +364,8 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
 
     def _open(self) -> None:
         self._state = State.OPEN
+        if self._watch is not None:
+            self._watch.opened(self)
         self._inner = self._make_inner()
         self._inner.connection_made(self)
 
@@ -344,7 +457,11 @@ class StreamServer:
         *,
         limits: StreamLimits | None = None,
         on_refused: OnRefused | None = None,
+        is_proxy: IsProxy | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._is_proxy = is_proxy
+        self._watch = watch
         self._make_inner = make_inner
         self._stream_limits = StreamLimits() if limits is None else limits
         self._on_refused = on_refused
@@ -372,7 +489,12 @@ class StreamServer:
 
     def _make_transport(self) -> StreamTransport:
         return StreamTransport(
-            self._make_inner, self._stream_limits, on_refused=self._on_refused, on_closed=self._forget
+            self._make_inner,
+            self._stream_limits,
+            on_refused=self._on_refused,
+            on_closed=self._forget,
+            is_proxy=self._is_proxy,
+            watch=self._watch,
         )
 
     def _forget(self, transport: StreamTransport) -> None:

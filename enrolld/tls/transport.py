@@ -8,9 +8,12 @@ from enrolld.tls.context import Select
 from enrolld.tls.engine import RECORD_SIZE, TlsEngine
 from enrolld.tls.limits import StreamReason, TlsLimits, TlsRefusedError
 from enrolld.tls.peer import TlsPeer
-from enrolld.tls.stream import OnRefused, State, StreamServer, StreamTransport
+from enrolld.tls.stream import IsProxy, OnRefused, State, StreamServer, StreamTransport, Watch
 
 _HANDSHAKE_RECORD = 0x16  # RFC 8446 5.1: ContentType handshake
+
+# About 130 answers in a connection's life. Without a bound, a peer that asks and never reads would pin them all.
+_MAX_ANSWERED = 4096
 
 
 class TlsTransport(StreamTransport):
@@ -20,7 +23,7 @@ class TlsTransport(StreamTransport):
     the TCP transport's.
     """
 
-    __slots__ = ("_engine", "_peer", "_plaintext_answer", "_tls_limits")
+    __slots__ = ("_answered", "_engine", "_peer", "_plaintext_answer", "_tls_limits")
 
     piece_size = RECORD_SIZE
 
@@ -33,12 +36,15 @@ class TlsTransport(StreamTransport):
         on_refused: OnRefused | None,
         on_closed: Callable[[StreamTransport], None],
         plaintext_answer: bytes,
+        is_proxy: IsProxy | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        super().__init__(make_inner, limits, on_refused=on_refused, on_closed=on_closed)
+        super().__init__(make_inner, limits, on_refused=on_refused, on_closed=on_closed, is_proxy=is_proxy, watch=watch)
         self._tls_limits = limits
         self._plaintext_answer = plaintext_answer
         self._engine = TlsEngine(select, limits)
         self._peer: TlsPeer | None = None
+        self._answered = 0  # bytes
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """See the class."""
@@ -74,7 +80,7 @@ class TlsTransport(StreamTransport):
     # Handshake
 
     def _begin(self) -> None:
-        self._start_timer(self._tls_limits.handshake_timeout, self._give_up_handshake)
+        self._start_timer(self._tls_limits.handshake_timeout, self._give_up_handshake)  # enforces case 51
 
     def _go_on_with_handshake(self, piece: bytes | memoryview) -> None:
         if not self._engine.received and piece[0] != _HANDSHAKE_RECORD:
@@ -133,13 +139,22 @@ class TlsTransport(StreamTransport):
         while self.is_reading():
             plaintext = engine.read()
             if plaintext is None:
-                self._send_output()  # an answer to a KeyUpdate, or the refusal to renegotiate
+                self._send_answer()
                 break
             if not plaintext:
                 self._finish_reading()
                 break
             if self._inner is not None:
                 self._inner.data_received(plaintext)
+
+    def _send_answer(self) -> None:
+        """What OpenSSL itself answers: to a KeyUpdate, or to an attempt to renegotiate."""
+        ciphertext = self._engine.output()
+        if ciphertext:
+            self._answered += len(ciphertext)
+            if self._answered > _MAX_ANSWERED:
+                raise TlsRefusedError(StreamReason.PROTOCOL_ERROR)
+            super()._send(ciphertext)
 
     def _send(self, piece: bytes | memoryview) -> None:
         try:
@@ -172,7 +187,7 @@ class TlsServer(StreamServer):
 
     `make_inner` makes the protocol that sees plaintext, once a handshake is finished. `select` picks the context of
     each connection, so contexts can be exchanged at any time. `plaintext_answer` is sent to a peer that opens with
-    plain HTTP.
+    plain HTTP. With `is_proxy` every connection begins with a PROXY header, from those alone; `watch` counts.
     """
 
     def __init__(
@@ -183,9 +198,11 @@ class TlsServer(StreamServer):
         limits: TlsLimits | None = None,
         on_refused: OnRefused | None = None,
         plaintext_answer: bytes = b"",
+        is_proxy: IsProxy | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._limits = TlsLimits() if limits is None else limits
-        super().__init__(make_inner, limits=self._limits, on_refused=on_refused)
+        super().__init__(make_inner, limits=self._limits, on_refused=on_refused, is_proxy=is_proxy, watch=watch)
         self._select = select
         self._plaintext_answer = plaintext_answer
 
@@ -197,4 +214,6 @@ class TlsServer(StreamServer):
             on_refused=self._on_refused,
             on_closed=self._forget,
             plaintext_answer=self._plaintext_answer,
+            is_proxy=self._is_proxy,
+            watch=self._watch,
         )

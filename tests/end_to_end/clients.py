@@ -40,6 +40,8 @@ class Foreign:
 FOREIGN = {
     "certmonger": Foreign(SCEP_SUBMIT, "certmonger", ("/usr/sbin/certmonger", "-v")),
     "curl": Foreign("curl", "curl", ("curl", "--version")),
+    "gnutls-cli": Foreign("gnutls-cli", "gnutls-bin", ("gnutls-cli", "--version")),
+    "nginx": Foreign("/usr/sbin/nginx", "nginx-light", ("sh", "-c", "/usr/sbin/nginx -v 2>&1")),
     "openssl": Foreign("openssl", "openssl", ("openssl", "version")),
     "pki": Foreign("pki", "strongswan-pki", ("pki", "--help")),
     "pki over HTTP": Foreign(CURL_PLUGIN, "libstrongswan-extra-plugins", ("pki", "--scepca", "--help")),

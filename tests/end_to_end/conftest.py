@@ -11,18 +11,21 @@ from tests.helpers.daemon import Daemon, running_daemon
 
 _numbers = itertools.count(1)
 
+OFTEN = "[limits]\nrequests_per_device = 100000\nrequests_per_credential = 100000\n"
+"""For a daemon that tests ask more often than devices do; what the limits do is shown in test_limits."""
+
 
 @pytest.fixture(scope="session")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon that the tests of this process share; each keeps to devices of its own."""
-    with running_daemon(tmp_path_factory.mktemp("daemon")) as running:
+    with running_daemon(tmp_path_factory.mktemp("daemon"), settings=OFTEN) as running:
         yield running
 
 
 @pytest.fixture
 def own_daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon for one test alone, which may count everything in it."""
-    with running_daemon(tmp_path) as running:
+    with running_daemon(tmp_path, settings=OFTEN) as running:
         yield running
 
 

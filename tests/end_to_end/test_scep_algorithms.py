@@ -345,7 +345,13 @@ def hesitant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hesitation]:
             names = [f"patient-{number}" for number in range(1 + len(DIGESTS) + len(PKI_DIGESTS))]
             secrets = [(name, (await core.devices.add("default", name, actor=ME)).secret) for name in names]
             root = x509.load_der_x509_certificate((await core.issuers.export("default"))[0])
-            waiting = SimpleNamespace(realms=core.realms, ra=core.ra, registration=Hesitant(core.registration))
+            waiting = SimpleNamespace(
+                realms=core.realms,
+                ra=core.ra,
+                registration=Hesitant(core.registration),
+                enter=core.enter,
+                leave=core.leave,
+            )
             scep = Scep(cast(Any, waiting), peer=lambda _: None, new_request_id=new_request_id)
             runner = web.AppRunner(web.Application(middlewares=[scep_first(scep)]), access_log=None)
             await runner.setup()

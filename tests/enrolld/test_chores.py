@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from enrolld.chores import Chores
+from enrolld.metrics.counts import Counts
+from enrolld.metrics.meter import WorkerMeter
 from enrolld.refusal_log import RefusalLog
 
 
@@ -125,7 +127,7 @@ async def test_a_chore_that_fails_stops_no_other_and_is_told_once_a_minute(caplo
         await worker.round()
         clock.now += 1
     assert core.done.count("ensure") > 10
-    assert [record.message for record in caplog.records] == ["can't publish CRLs"] * 2
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["can't publish CRLs"] * 2
 
 
 async def test_a_store_that_gives_no_lease_is_no_reason_to_act() -> None:
@@ -147,3 +149,16 @@ async def test_every_worker_tells_its_own_sums_of_refusals(holds: bool, caplog: 
     clock.now += 60
     await worker.round()
     assert caplog.messages == ["refused 10 more requests from 192.0.2.0/24: tls_not_tls"]
+
+
+async def test_each_job_is_counted_by_how_it_ended_and_the_lease_by_who_has_it() -> None:
+    meter = WorkerMeter(Counts(), lambda: 1000.0)
+    worker = Chores(Core(broken="publish"), ("a",), RefusalLog(), Clock(), meter)  # type: ignore[arg-type]  # a part of one
+    await worker.round()
+    found = meter.counts.all()
+    assert {key: numbers for key, numbers in found.items() if key[0] == "enrolld_job_failures_total"} == {
+        ("enrolld_job_failures_total", ("crls",)): (1.0,)
+    }
+    ended = {labels[0] for name, labels in found if name == "enrolld_job_last_success_timestamp_seconds"}
+    assert ended == {"lease", "realms", "server_certificates", "ra_certificates"}
+    assert found["enrolld_lease_held", ("chores",)] == (1.0,)

@@ -337,7 +337,8 @@ def run(*arguments: str, environ: dict[str, str] | None = None, **options: objec
 def test_a_command_imports_only_what_it_needs() -> None:
     program = (
         "import sys; from enrolld.cli import main; main(sys.argv[1:]); "
-        "print(sorted({'sqlalchemy', 'aiohttp', 'OpenSSL', 'alembic', 'uvloop', 'rich', 'cryptography', 'asyncio'}"
+        "print(sorted({'sqlalchemy', 'aiohttp', 'OpenSSL', 'alembic', 'uvloop', 'rich', 'cryptography', 'asyncio',"
+        " 'prometheus_client'}"
         " & set(sys.modules)))"
     )
     for arguments in (["--help"], ["cert", "list", "--help"], ["--dir", "/nowhere", "cert", "list"]):

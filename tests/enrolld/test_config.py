@@ -6,6 +6,7 @@ import pytest
 
 from ca_core.errors import OperatorError
 from enrolld.config import FILE_NAME, Flags, Node, node_directory, starting_file, unknown_variables
+from enrolld.limits import Limits
 from enrolld.sockets import Address
 
 
@@ -41,6 +42,20 @@ def test_a_flag_goes_before_a_variable_before_the_file(tmp_path: Path) -> None:
     assert node.http == (Address("127.0.0.1", 1),)
     assert node.https == (Address("127.0.0.1", 5),)
     assert load(tmp_path, text, environ).https == (Address("127.0.0.1", 4), Address("::1", 4))
+
+
+def test_listeners_behind_a_balancer_are_listeners_of_their_own(tmp_path: Path) -> None:
+    text = '[proxy]\nhttps = [":9443", "[::1]:9444"]\nfrom = ["192.0.2.10", "2001:db8::/32"]\n'
+    node = load(tmp_path, text, {"ENROLLD_PROXY_HTTP": "127.0.0.1:9080"}, https=["off"], http=["off"])
+    assert (node.https, node.http) == ((), ())
+    assert node.proxy_https == (Address("", 9443), Address("::1", 9444))
+    assert node.proxy_http == (Address("127.0.0.1", 9080),)
+    assert node.proxies == ("192.0.2.10", "2001:db8::/32")
+
+
+def test_limits_are_read_and_the_others_keep_their_defaults(tmp_path: Path) -> None:
+    node = load(tmp_path, '[limits]\nconnections = 5\ntrusted = ["10.0.0.0/8"]\n')
+    assert node.limits == Limits(connections=5, trusted=("10.0.0.0/8",))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +129,30 @@ def test_a_listener_can_be_off_but_not_all_of_them(tmp_path: Path) -> None:
         pytest.param("names = ['*.example']", "expected a host name such as pki.example.com", id="wildcard-name"),
         pytest.param("names = ['a_b.example']", "expected a host name such as pki.example.com", id="underscore-name"),
         pytest.param("= 3", "enrolld.toml: not TOML", id="not-toml"),
+        pytest.param(
+            "[limits]\nconections = 1",
+            "enrolld.toml: limits.conections: no such key; the nearest is limits.connections",
+            id="limit",
+        ),
+        pytest.param(
+            "[limits]\nwaiting = 0", "enrolld.toml: limits.waiting: expected 1 to 10000000, got 0", id="limit-range"
+        ),
+        pytest.param(
+            "[limits]\ntrusted = ['10.0.0.1/8']",
+            "enrolld.toml: limits.trusted: expected a network",
+            id="trusted-host-bits",
+        ),
+        pytest.param(
+            "[proxy]\nhttps = ':9443'", "enrolld.toml: proxy.from: name the balancers", id="proxy-from-nobody"
+        ),
+        pytest.param(
+            "[proxy]\nhttps = ':x'\nfrom = ['192.0.2.1']",
+            "enrolld.toml: proxy.https: expected ADDR:PORT",
+            id="proxy-port",
+        ),
+        pytest.param(
+            "[proxy]\nfrom = ['balancer.example']", "enrolld.toml: proxy.from: expected a network", id="proxy-name"
+        ),
     ],
 )
 def test_a_fault_of_the_file_names_its_key(tmp_path: Path, text: str, fault: str) -> None:

@@ -20,6 +20,7 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
+from enrolld.http_connection import HttpConnection
 from enrolld.http_server import HttpLimits, Listener, request_id_of, serve_plain, serve_tls
 from enrolld.request_id import new_request_id
 from enrolld.tls import ServerContext, StreamLimits
@@ -539,6 +540,32 @@ def test_a_connection_that_is_lost_in_the_turn_it_was_made_is_no_failure(site: S
     site.loop.call(flash)
     site.loop.run(asyncio.sleep(0))
     gc.collect()  # an exception that nobody retrieved is told then
+
+
+def test_a_request_that_comes_together_with_its_peer_s_reset_is_no_failure(site: Site) -> None:
+    class Nowhere(asyncio.Transport):
+        def is_closing(self) -> bool:
+            return False
+
+        def close(self) -> None:
+            """Already."""
+
+    def made() -> HttpConnection:
+        connection = site.listeners[0].make_connection()
+        connection.connection_made(Nowhere())
+        return connection
+
+    def asked_and_lost(connection: HttpConnection) -> None:
+        connection.data_received(b"GET /cacerts HTTP/1.1\r\n" + HOST + b"\r\n")
+        connection.connection_lost(ConnectionResetError())
+
+    connection = site.loop.call(made)
+    site.loop.run(asyncio.sleep(0.01))  # until it waits for a request
+    site.loop.call(asked_and_lost, connection)
+    site.loop.run(asyncio.sleep(0.01))
+    del connection
+    gc.collect()  # an exception that nobody retrieved is told then
+    assert site.failures == []
 
 
 def test_a_body_that_nobody_read_ends_with_the_connection_unless_it_is_short(site: Site) -> None:

@@ -11,27 +11,18 @@ import pytest
 from ca_core.records import opening
 from enrolld import running
 from enrolld.cli import main
-
-# What revision 0002 added, taken away again.
-TO_0001 = """
-DROP TABLE tolerance_use;
-DROP INDEX ix_certificate_transaction;
-ALTER TABLE certificate DROP COLUMN transaction_id;
-ALTER TABLE attempt DROP COLUMN transaction_id;
-UPDATE alembic_version SET version_num = '0001';
-"""
+from tests.helpers.earlier import take_back
 
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A CA with a device, whose store is of the revision before."""
+    """A CA with a device, whose store is of the first revision."""
     for name in [name for name in os.environ if name.startswith(("ENROLLD_", "CREDENTIALS_DIRECTORY"))]:
         monkeypatch.delenv(name)
     directory = tmp_path / "enrolld"
     assert main(["--dir", str(directory), "init"]) == 0
     assert main(["--dir", str(directory), "device", "add", "old-1"]) == 0
-    with contextlib.closing(sqlite3.connect(directory / "enrolld.db")) as connection:
-        connection.executescript(TO_0001)
+    take_back(directory / "enrolld.db", "0001")
     capsys.readouterr()
     return directory
 
@@ -72,6 +63,7 @@ def test_nothing_is_upgraded_under_a_running_daemon(directory: Path, capsys: pyt
     with running.locked(directory):
         assert ask(directory, capsys, "upgrade", status=1)["error"] == "already_running"
     assert columns(directory / "enrolld.db", "tolerance_use") == []
+    assert columns(directory / "enrolld.db", "tally") == []
     ask(directory, capsys, "upgrade")  # the twin
 
 

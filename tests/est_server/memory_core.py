@@ -12,7 +12,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca_core.csr import ParsedCsr
 from ca_core.errors import NotAuthenticated, NotFound, Refusal
-from ca_core.model import Call, Evidence, Issued, Operation, Pending, Refused, Requester, Serial, TlsPeer
+from ca_core.gate import Gate
+from ca_core.model import (
+    AUTHENTICATED,
+    Call,
+    DeviceRecord,
+    DeviceState,
+    Evidence,
+    Issued,
+    Means,
+    Operation,
+    Pending,
+    Refused,
+    Requester,
+    Serial,
+    TlsPeer,
+)
 from ca_core.registration.document import EstDocument, RealmDocument
 from ca_core.registration.realm import Realm, Resolved
 from est_server.app import make_app
@@ -20,6 +35,8 @@ from est_server.app import make_app
 SECRET = "k7f3-9xq2.secret"
 NOW = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
 WRONG = "The credentials are not valid."
+DEVICE = DeviceRecord(1, 1, "pump-7", "pump-7", None, DeviceState.ACTIVE, None, None, (), None)
+REQUESTER = Requester(1, DEVICE, Means.SECRET, b"", None, None, None, Evidence(), AUTHENTICATED)
 
 
 def resolved(name: str, binding: Literal["optional", "required"] = "optional") -> Resolved:
@@ -41,6 +58,7 @@ class MemoryCore:
     failures: list[tuple[Call, Resolved | None, str]] = field(default_factory=list)
     evidence: list[Evidence] = field(default_factory=list)
     operations: list[tuple[Operation, str]] = field(default_factory=list)
+    gate: Gate = field(default_factory=Gate)
 
     def __post_init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -81,12 +99,12 @@ class MemoryCore:
         self.evidence.append(evidence)
         if not evidence.chain and evidence.secret != SECRET:
             raise NotAuthenticated("secret_wrong", WRONG)
-        return cast(Requester, "the requester")
+        return REQUESTER
 
     async def enroll(
         self, resolved: Resolved, requester: Requester, csr: ParsedCsr, operation: Operation, call: Call
     ) -> Issued | Pending | Refused:
-        assert requester == cast(Requester, "the requester")
+        assert requester is REQUESTER
         self.operations.append((operation, resolved.realm.name))
         assert call.request_id.startswith("id-")
         if isinstance(self.answer, Exception):
@@ -96,11 +114,18 @@ class MemoryCore:
         serial = next(self.serials)
         return Issued(self.sign(csr.subject, csr.public_key, serial), Serial(serial))
 
-    def refused(self, refusal: Refusal, call: Call, resolved: Resolved | None) -> None:
+    def refused(self, refusal: Refusal, call: Call, resolved: Resolved | None) -> Refusal:
         self.recorded.append((refusal, call, resolved))
+        return refusal
 
     def failed(self, call: Call, resolved: Resolved | None, reason: str) -> None:
         self.failures.append((call, resolved, reason))
+
+    async def enter(self, source: str) -> None:
+        await self.gate.enter(source)
+
+    def leave(self) -> None:
+        self.gate.leave()
 
     async def ca_certificates(self, resolved: Resolved) -> list[bytes]:
         assert resolved in self.labels.values()

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from ca_core.codes import CODES
-from ca_core.errors import NotAuthenticated, NotAuthorized, Unavailable
+from ca_core.errors import NotAuthenticated, NotAuthorized, TooMany, Unavailable
+from ca_core.gate import Gate
 from ca_core.model import Operation, Pending, Refused, TlsPeer
 from est_server import app as app_module
 from est_server import authentication, codec, errors, handlers
@@ -255,6 +256,7 @@ REFUSALS = {
 
 CUT_OFF = ("http_malformed", "The body did not arrive whole.")
 OF_THE_CORE = {"secret_wrong", "realm_unknown"}
+OF_THE_GATE = {"overloaded"}
 
 PATHS = {
     "root": "/",
@@ -308,7 +310,7 @@ def test_every_code_that_est_raises_is_reached() -> None:
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Constant) and node.value in CODES
     }
-    assert raised == {code for _, _, code, _ in REFUSALS.values()} - OF_THE_CORE | {CUT_OFF[0]}
+    assert raised == {code for _, _, code, _ in REFUSALS.values()} - OF_THE_CORE | OF_THE_GATE | {CUT_OFF[0]}
 
 
 @pytest.mark.parametrize(("der", "code"), [pytest.param(der, code, id=case) for case, der, code in BAD_CSRS])
@@ -376,8 +378,10 @@ async def test_our_own_fault_is_logged_and_not_told(
     assert (reply.status, reply.body.decode()) == (status, f"{message} (request id-1)\n")
     assert ("Retry-After" in reply.headers) == (status == 503)
     (record,) = caplog.records
-    assert (record.getMessage(), vars(record)["ecs"]) == ("request failed", {"enrolld.request_id": "id-1"})
-    assert "disk /dev/sda full" in str(record.exc_info and record.exc_info[1])
+    is_bug = not isinstance(error, Unavailable)
+    told = "request failed" if is_bug else "request failed: disk /dev/sda full"
+    assert (record.getMessage(), vars(record)["ecs"]) == (told, {"enrolld.request_id": "id-1"})
+    assert (record.exc_info and record.exc_info[1]) == (error if is_bug else None)
     assert core.recorded == []
     assert [(call.request_id, reason) for call, _, reason in core.failures] == [("id-1", type(error).__name__)]
 
@@ -398,24 +402,43 @@ async def test_client_that_goes_away_in_its_body_is_recorded_and_harms_nothing(
 @pytest.mark.parametrize(
     ("request_", "fields"),
     [
-        pytest.param(post("pumps/simpleenroll"), {"enrolld.realm": "pumps"}, id="issued"),
         pytest.param(
-            post("pumps/simpleenroll", b"!"), {"enrolld.realm": "pumps", "event.code": "not_base64"}, id="refused"
+            post("pumps/simpleenroll"),
+            {
+                "enrolld.realm": "pumps",
+                "enrolld.operation": "simpleenroll",
+                "enrolld.outcome": "issued",
+                "enrolld.device": "pump-7",
+                "enrolld.profile": "device",
+                "enrolld.key_sha256": 64,
+                "user.name": "pump-7",
+            },
+            id="issued",
         ),
-        pytest.param(get("nope/cacerts"), {"event.code": "realm_unknown"}, id="no-realm"),
+        pytest.param(
+            post("pumps/simpleenroll", b"!"),
+            {"enrolld.realm": "pumps", "enrolld.operation": "simpleenroll", "event.code": "not_base64"},
+            id="refused",
+        ),
+        pytest.param(
+            get("nope/cacerts"), {"enrolld.operation": "cacerts", "event.code": "realm_unknown"}, id="no-realm"
+        ),
+        pytest.param(get("no%0Aop"), {"enrolld.operation": "unknown", "event.code": "operation_unknown"}, id="junk"),
+        pytest.param(get("cacerts"), {"enrolld.realm": "default", "enrolld.operation": "cacerts"}, id="published"),
     ],
 )
 async def test_response_carries_what_the_access_log_wants(
-    core: MemoryCore, request_: bytes, fields: dict[str, str]
+    core: MemoryCore, request_: bytes, fields: dict[str, object]
 ) -> None:
-    seen: list[object] = []
+    seen: list[dict[str, object]] = []
 
     @web.middleware
     async def watch(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         response = await handler(request)
-        seen.append(response[app_module.LOG_FIELDS])
+        told = response[app_module.LOG_FIELDS]
+        seen.append({**told})
         return response
 
     app = core.app()
@@ -429,6 +452,8 @@ async def test_response_carries_what_the_access_log_wants(
             await asyncio.wait_for(read_reply(reader), 5)
     finally:
         await runner.cleanup()
+    if "enrolld.key_sha256" in fields:
+        seen[0]["enrolld.key_sha256"] = len(str(seen[0]["enrolld.key_sha256"]))
     assert seen == [fields]
 
 
@@ -465,3 +490,26 @@ async def test_a_flood_of_our_own_faults_does_not_fill_the_log(
             assert (await ask(post())).status == 503
     assert 20 <= len(caplog.records) <= 30
     assert len(core.failures) == 40, "each is recorded all the same"
+
+
+async def test_who_asks_too_often_is_told_when_to_come_again(ask: Ask, core: MemoryCore) -> None:
+    core.answer = Refused(TooMany("rate_device", "This device asks too often; ask later.", retry_after=30))
+    reply = await ask(post())
+    check_profile(reply)
+    assert (reply.status, reply.headers["Retry-After"]) == (429, "30")
+    assert reply.body == b"This device asks too often; ask later. (request id-1)\n"
+
+
+async def test_what_finds_no_turn_is_told_to_come_again_and_is_not_recorded(ask: Ask, core: MemoryCore) -> None:
+    core.gate = Gate(at_once=1, waiting=0)
+    await core.enter("192.0.2.1")
+    reply = await ask(post())
+    check_profile(reply)
+    assert reply.status == 503
+    assert reply.body == b"Too many requests come in; ask again later. (request id-1)\n"
+    assert 5 <= int(reply.headers["Retry-After"]) <= 30
+    assert (core.recorded, core.failures, core.operations) == ([], [], [])
+    assert (await ask(get("cacerts"))).status == 200, "what costs nothing is served"
+    core.leave()
+    assert (await ask(post())).status == 200
+    assert (core.gate.inside, core.gate.waiting) == (0, 0)

@@ -151,15 +151,18 @@ class Daemon:
 
 @contextlib.contextmanager
 def running_daemon(
-    folder: Path, *, serve_arguments: Sequence[str] = (), wrapper: Sequence[str] = ()
+    folder: Path, *, serve_arguments: Sequence[str] = (), wrapper: Sequence[str] = (), settings: str = ""
 ) -> Iterator[Daemon]:
     """`enrolld serve --init` on a fresh directory under `folder`, until the block ends.
 
-    `wrapper` goes before the command (strace). Leaving the block sends SIGTERM, waits, and asserts that the output
+    `wrapper` goes before the command (strace); `settings` are the text of its enrolld.toml. Leaving the block sends SIGTERM, waits, and asserts that the output
     holds no traceback: a test that passed on top of one did not pass.
     """
     directory = folder / "enrolld"
     output = folder / "serve.log"
+    if settings:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        (directory / "enrolld.toml").write_text(settings)
     with output.open("wb") as sink:
         process = subprocess.Popen(
             [
@@ -169,7 +172,8 @@ def running_daemon(
                 str(directory),
                 "serve",
                 "--init",
-                *("--https", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "off"),
+                *("--https", "127.0.0.1:0", "--http", "127.0.0.1:0"),
+                *(() if "--admin" in serve_arguments else ("--admin", "off")),
                 *serve_arguments,
             ],
             stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +21,14 @@ from typing import Any, TypeVar
 import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
 T = TypeVar("T")
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+"""Whose certificates are made here; only EC and RSA keys sign them."""
+
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "stock": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
@@ -75,6 +77,7 @@ def issue(
     own_key = key or ec.generate_private_key(ec.SECP256R1())
     public_key = own_key.public_key()
     signing_key = own_key if issuer is None else issuer.key
+    assert isinstance(signing_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
     builder = (
@@ -155,6 +158,13 @@ class TlsPki:
         path.write_bytes(self.root.pem_chain)
         return path
 
+    @property
+    def stranger_file(self) -> Path:
+        """A root that signed none of these, as PEM: with nothing else to trust, a program refuses our server."""
+        path = self.folder / "stranger.pem"
+        path.write_bytes(issue("Stranger", is_ca=True).pem_chain)
+        return path
+
 
 @functools.cache
 def tls_pki() -> TlsPki:
@@ -207,9 +217,11 @@ class LoopThread:
 
 
 @contextlib.contextmanager
-def loop_thread(name: str) -> Iterator[LoopThread]:
+def loop_thread(
+    name: str, loops: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = LOOPS
+) -> Iterator[LoopThread]:
     """A LoopThread by the name of its loop; fails the test when the loop had to complain."""
-    thread = LoopThread(LOOPS[name])
+    thread = LoopThread(loops[name])
     try:
         yield thread
     finally:
@@ -232,7 +244,10 @@ class Events(queue.SimpleQueue[Any]):
 
 def listening_socket() -> socket.socket:
     """A bound and listening TCP socket on a free port."""
-    return socket.create_server(("127.0.0.1", 0))
+    sock = socket.create_server(("127.0.0.1", 0))
+    # Its connections inherit this. The stock loop sets it only where the socket was made with IPPROTO_TCP.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def connect(port: int) -> socket.socket:

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ca_core.core import Core
 from ca_core.errors import InternalError, Unavailable
+from ca_core.gate import Gate
+from ca_core.limits import RateLimits, Rates
 from ca_core.model import TlsPeer
 from scep_server.app import LOG_FIELDS, Scep
 from tests.est_server.wire import Reply, connection, read_reply
@@ -432,7 +434,7 @@ async def test_a_body_that_ends_early_is_refused(site: Site) -> None:
         reply = await read_reply(reader)
     check_profile(reply)
     assert reply.status == 400
-    assert (await site.explain(reply.headers["X-Request-Id"])).code == "http_malformed"
+    assert (await site.explain(reply.headers["X-Request-Id"])).code == "http_body_truncated"
     assert site.issued() == 0
 
 
@@ -724,9 +726,12 @@ async def test_our_own_fault_is_logged_and_not_told(
     assert reply.body == sentence + f" (request {reply.headers['X-Request-Id']})\n".encode()
     assert ("Retry-After" in reply.headers) == (status == 503)
     (record,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
-    assert record.getMessage() == "request failed"
-    assert record.exc_info is not None
-    assert record.exc_info[1] is error
+    if isinstance(error, Unavailable):
+        assert (record.getMessage(), record.exc_info) == (f"request failed: {error}", None)
+    else:
+        assert record.getMessage() == "request failed"
+        assert record.exc_info is not None
+        assert record.exc_info[1] is error
     attempt = await site.explain(reply.headers["X-Request-Id"])
     assert (attempt.outcome, attempt.code, attempt.protocol) == ("error", "internal_error", "scep")
     assert site.issued() == 0
@@ -808,15 +813,73 @@ async def test_the_log_names_the_transaction_and_the_message(site: Site) -> None
     request = await good(site)
     scep = Scep(site.core, peer=lambda _: None, new_request_id=site.new_request_id, clock=site.installation.clock)
     message = quote(base64.b64encode(request.encode()).decode(), safe="")
-    for wire, code in (
-        (f"/scep?operation=PKIOperation&message={message}", {}),
-        (f"/scep/other?operation=PKIOperation&message={message}", {"event.code": "scep_envelope_not_for_us"}),
+    refused = {"event.code": "scep_envelope_not_for_us", "enrolld.realm": "other"}
+    issued = {"enrolld.outcome": "issued", "enrolld.realm": "default", "enrolld.profile": "scep"}
+    for wire, expected in (
+        (f"/scep?operation=PKIOperation&message={message}", issued),
+        (f"/scep/other?operation=PKIOperation&message={message}", refused),
     ):
         response = await scep.serve(make_mocked_request("GET", wire, headers={"Host": "localhost"}))
         assert request.transaction_id is not None
-        assert response[LOG_FIELDS] == {
-            "enrolld.realm": "other" if code else "default",
+        fields = response[LOG_FIELDS]
+        told = {**fields}
+        proven = {"enrolld.device", "enrolld.key_sha256", "user.name", "enrolld.profile"} & set(told)
+        assert len(proven) == (4 if expected is issued else 0), "nothing that was only claimed"
+        assert told == told | expected | {
             "enrolld.operation": "PKCSReq",
             "enrolld.transaction_id": request.transaction_id[2:].decode(),
-            **code,
         }
+
+
+# --- too much --------------------------------------------------------------------------------------------------------
+
+
+def _limited(site: Site, **changed: int) -> None:
+    numbers = {"per_device": 100, "per_credential": 100, "refusals_per_source": 1000, **changed}
+    site.core.registration._rates = Rates(RateLimits(**numbers, is_trusted=lambda _: False))
+
+
+async def test_a_source_that_proves_nothing_gets_429_once_it_had_its_share_and_a_good_request_is_served(
+    site: Site,
+) -> None:
+    _limited(site, refusals_per_source=3)
+    honest = await good(site)
+    signer = self_signed()
+    wrong = await site.message(signer, make_csr(signer.key, "sensor", "aaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbb"))
+    answers = [await site.exchange(post(wrong.encode())) for _ in range(5)]
+    assert [answer.status for answer in answers] == [200] * 3 + [429] * 2
+    check_profile(answers[-1])
+    assert answers[-1].body.startswith(b"Too many requests from here prove nothing; ask later. (request ")
+    assert answers[-1].headers["Retry-After"] == "20"
+    attempt = await site.explain(answers[-1].headers["X-Request-Id"])
+    assert attempt.code == "secret_unknown"
+    await served(site, honest, post(honest.encode()))
+
+
+async def test_a_credential_that_is_used_too_often_gets_429_and_no_failure_that_clients_take_for_final(
+    site: Site,
+) -> None:
+    _limited(site, per_credential=2)
+    request = await good(site)
+    answers = [await site.exchange(post(request.encode())) for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    check_profile(answers[-1])
+    assert answers[-1].headers["Retry-After"] == "1800"
+    assert (await site.explain(answers[-1].headers["X-Request-Id"])).code == "rate_credential"
+    assert site.issued() == 1
+
+
+async def test_what_finds_no_turn_is_told_to_come_again_before_it_costs_anything(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = await good(site)
+    monkeypatch.setattr(site.core, "gate", Gate(at_once=1, waiting=0))
+    await site.core.enter("192.0.2.1")
+    reply = await site.exchange(post(request.encode()))
+    check_profile(reply)
+    assert (reply.status, site.issued()) == (503, 0)
+    assert reply.body.startswith(b"Too many requests come in; ask again later. (request ")
+    assert 5 <= int(reply.headers["Retry-After"]) <= 30
+    assert (await site.exchange(get("/scep?operation=GetCACert"))).status == 200, "what costs nothing is served"
+    site.core.leave()
+    await served(site, request, post(request.encode()))

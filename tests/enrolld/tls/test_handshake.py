@@ -5,9 +5,10 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from OpenSSL import SSL
 
 from enrolld.tls import ServerContext, StreamReason, TlsLimits
@@ -226,6 +227,32 @@ def test_a_key_that_is_not_the_certificates_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="not the key of the first certificate"):
         ServerContext(pki.server.chain, key(), ask_client_certificate=True)
+
+
+@pytest.mark.parametrize(
+    "make_key",
+    [
+        pytest.param(lambda: rsa.generate_private_key(65537, 2048), id="rsa"),
+        pytest.param(lambda: ec.generate_private_key(ec.SECP384R1()), id="p384"),
+        pytest.param(ed25519.Ed25519PrivateKey.generate, id="ed25519"),
+        pytest.param(ed448.Ed448PrivateKey.generate, id="ed448"),
+        pytest.param(mldsa.MLDSA65PrivateKey.generate, id="ml-dsa-65"),
+    ],
+)
+def test_the_servers_key_may_be_of_any_kind(serve: Serve, pki: TlsPki, make_key: Callable[[], Any]) -> None:
+    server = issue("server", pki.root, hosts=["localhost"], key=make_key())
+    own = ServerContext(server.chain, server.key, ask_client_certificate=True)
+    served = serve(lambda _name: own)
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.load_verify_locations(str(pki.root_file))
+    context.set_verify(SSL.VERIFY_PEER)
+    with connect(served.port) as tcp:
+        client = SSL.Connection(context, blocking(tcp))
+        client.set_connect_state()
+        client.do_handshake()
+        assert client.get_peer_certificate(as_cryptography=True) == server.certificate
+        client.send(b"12345\n")
+        assert client.recv(100) == b"5\n"
 
 
 def test_plain_http_is_answered_in_plain_words(serve: Serve) -> None:
