@@ -21,7 +21,7 @@ MEASURED = 1_000
 CHUNK = 10_000
 HEAD = ("workers", "certificates", "per second", "CPU ms each", "p50 ms", "p99 ms", "MiB a worker", "store MiB")
 
-NO_LIMITS = "[limits]\nrequests_per_device = 10000000\nrequests_per_credential = 10000000\n"
+NO_LIMITS = "[limits]\ncertificates_per_device = 10000000\ncertificates_per_credential = 10000000\n"
 
 
 @dataclass

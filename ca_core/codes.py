@@ -148,10 +148,10 @@ CODES: dict[str, str] = {
     "device_suspended": "The device is suspended: 'enrolld device resume NAME' lets it in again.",
     "device_retired": "The device is retired; add it anew under another name if it is back.",
     # --- too much -----------------------------------------------------------------------------------------------
-    "rate_device": "The device asks for certificates too often; look at its client, or raise 'requests_per_device' "
-    "under [limits].",
-    "rate_credential": "One secret or certificate is used too often; look at the client, or raise "
-    "'requests_per_credential' under [limits].",
+    "rate_device": "The device got too many certificates in an hour; look at its client, or raise "
+    "'certificates_per_device' under [limits].",
+    "rate_credential": "One secret or certificate got too many certificates in an hour; look at the client, or raise "
+    "'certificates_per_credential' under [limits].",
     "rate_source": "This address sends too many requests that prove nothing; look at what runs there, raise "
     "'refusals_per_source' under [limits], or list it as trusted.",
     "overloaded": "More requests came than this node serves; they were told to come again. Add workers or a node.",

@@ -2,6 +2,9 @@
 
 Who waits is taken in turn by source, so that a crowd behind one address waits for itself. Sources that have used up
 their refusals are taken last; one in eight is theirs all the same, so that a device behind their address is served.
+
+A long queue is worked off from its new end: whoever has waited long is about to be told to come again, and taking
+turns in order would make everybody wait that long and serve nobody in time.
 """
 
 import asyncio
@@ -13,19 +16,22 @@ from ca_core.errors import Overloaded
 __all__ = ["Gate"]
 
 _TURNS = 8
+_LONG = 32  # waiting requests from which on the newest go first
 
 
 class Gate:
     """Lets `at_once` in, keeps `waiting` others for at most `patience` seconds. One event loop's own.
 
-    A request that finds no place, or waits too long, raises `Overloaded`. When the queue is full, the newest of the
-    longest line yields to the first of a shorter one.
+    A request that finds no place, or waits too long, raises `Overloaded`. When the queue is full, the oldest of the
+    longest line yields to a newcomer. Who is sent away at once hears it `hold` seconds later: a crowd that asks again
+    as soon as it is answered would else keep the process busy with sending it away.
     """
 
-    def __init__(self, *, at_once: int = 64, waiting: int = 512, patience: float = 2.0) -> None:
+    def __init__(self, *, at_once: int = 64, waiting: int = 512, patience: float = 2.0, hold: float = 1.0) -> None:
         self._at_once = at_once
         self._waiting = waiting
         self._patience = patience
+        self._hold = hold
         self._inside = 0
         self._queued = 0
         self._turn = 0
@@ -55,11 +61,15 @@ class Gate:
             self._inside += 1
             return
         line = self._lines[late]
-        if self._queued >= self._waiting and not self._make_room(line, source, late=late):
+        if self._queued >= self._waiting and not self._make_room(late=late):
+            await asyncio.sleep(self._hold)
             self._refuse()
         loop = asyncio.get_running_loop()
         waiter: _Waiter = loop.create_future()
-        line.setdefault(source, deque()).append(waiter)
+        if source not in line:
+            line[source] = deque()
+            line.move_to_end(source, last=self._queued < _LONG)
+        line[source].append(waiter)
         self._queued += 1
         timer = loop.call_later(self._patience, _give_up, waiter)
         try:
@@ -70,8 +80,10 @@ class Gate:
             else:
                 self._drop(line, source, waiter)
             raise
-        except _GiveUp:
+        except _GiveUp as told:
             self._drop(line, source, waiter)
+            if told.at_once:
+                await asyncio.sleep(self._hold)
             self._refuse()
         finally:
             timer.cancel()
@@ -90,7 +102,7 @@ class Gate:
         for line in order:
             while line:
                 source, waiters = next(iter(line.items()))
-                waiter = waiters.popleft()
+                waiter = waiters.pop() if len(waiters) >= _LONG else waiters.popleft()
                 self._queued -= 1
                 if waiters:
                     line.move_to_end(source)
@@ -100,19 +112,17 @@ class Gate:
                     return waiter
         return None
 
-    def _make_room(self, own: "OrderedDict[str, deque[_Waiter]]", source: str, *, late: bool) -> bool:
-        """Have the newest of the longest line give up; False when nobody is longer in line than `source`."""
-        lines = [line for line in reversed(self._lines) if line]
-        if not lines:  # nobody may wait at all
+    def _make_room(self, *, late: bool) -> bool:
+        """Have the oldest of the longest line give up. False when none may: prompt ones do not yield to a late one."""
+        candidates = [line for line in self._lines[late:] if line]
+        if not candidates:
             return False
-        worst = max(((len(waiters), line, name) for line in lines for name, waiters in line.items()), key=_length)
-        count, line, name = worst
-        if count <= len(own.get(source, ())) + 1 and not (line is self._lines[1] and not late):
-            return False
-        waiter = line[name][-1]
-        self._drop(line, name, waiter)
+        line = candidates[-1]  # the late ones, if there are any
+        source = max(line, key=lambda name: len(line[name]))
+        waiter = line[source][0]
+        self._drop(line, source, waiter)
         if not waiter.done():
-            waiter.set_exception(_GiveUp())
+            waiter.set_exception(_GiveUp(at_once=True))
         return True
 
     def _drop(self, line: "OrderedDict[str, deque[_Waiter]]", source: str, waiter: "_Waiter") -> None:
@@ -134,13 +144,13 @@ _Waiter = asyncio.Future[None]
 
 
 class _GiveUp(Exception):
-    """No place was found in time."""
+    """No place was found in time, or `at_once`: somebody else took it."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        super().__init__()
+        self.at_once = at_once
 
 
 def _give_up(waiter: _Waiter) -> None:
     if not waiter.done():
-        waiter.set_exception(_GiveUp())
-
-
-def _length(found: "tuple[int, OrderedDict[str, deque[_Waiter]], str]") -> int:
-    return found[0]
+        waiter.set_exception(_GiveUp(at_once=False))

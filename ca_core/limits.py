@@ -58,19 +58,19 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """How often somebody may ask; the numbers may also come at once. `is_trusted` addresses are free of the last."""
+    """How much somebody may have; the numbers may also come at once. `is_trusted` addresses are free of the last."""
 
     per_device: int
-    """Requests that prove to come from one device, in an hour."""
+    """Certificates for one device, in an hour; the same one given again does not count."""
     per_credential: int
-    """Requests with one secret or certificate, in an hour."""
+    """Certificates that are got with one secret or certificate, in an hour."""
     refusals_per_source: int
     """Refusals of peers that prove nothing, from one source, in a minute."""
     is_trusted: Callable[[str], bool]
 
 
 class Rates:
-    """Counts requests by device and credential, and refusals by source. Each process counts for itself."""
+    """Counts certificates by device and credential, and refusals by source. Each process counts for itself."""
 
     def __init__(self, limits: RateLimits | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -85,19 +85,19 @@ class Rates:
         )
 
     def take(self, device: Hashable, credential: Hashable) -> None:
-        """Count a request of a requester who proved who it is. Raises `TooMany`."""
+        """Count a certificate that is about to be signed. Raises `TooMany`."""
         if self._limits is None:
             return
         if not self._credentials.take(credential):
             wait = math.ceil(3600 / self._limits.per_credential)
-            raise TooMany("rate_credential", "This credential is used too often; ask later.", retry_after=wait)
+            raise TooMany("rate_credential", "This credential got too many certificates; ask later.", retry_after=wait)
         if not self._devices.take(device):
             self._credentials.give_back(credential)
             wait = math.ceil(3600 / self._limits.per_device)
-            raise TooMany("rate_device", "This device asks too often; ask later.", retry_after=wait)
+            raise TooMany("rate_device", "This device got too many certificates; ask later.", retry_after=wait)
 
     def give_back(self, device: Hashable, credential: Hashable) -> None:
-        """It failed by our own fault, and will be asked again."""
+        """It did not come to be."""
         if self._limits is not None:
             self._devices.give_back(device)
             self._credentials.give_back(credential)

@@ -247,8 +247,8 @@ names = [{given}]
 # connections_per_source = 2000     # of one address (IPv6: one /64), over all workers
 # handshakes = 1000                 # TLS handshakes that have begun, per worker
 # waiting = 512                     # requests that wait for their turn, per worker; beyond them: 503
-# requests_per_device = 120         # per hour and worker, which may come at once; beyond them: 429
-# requests_per_credential = 60      # the same for one secret, or one certificate
+# certificates_per_device = 120     # per hour and worker, which may come at once; beyond them: 429
+# certificates_per_credential = 60  # the same for one secret, or one certificate
 # refusals_per_source = 600         # per minute and worker: refusals of peers that prove nothing; beyond them: 429
 # trusted = ["127.0.0.0/8", "::1/128"]  # networks that no limit by source holds for
 

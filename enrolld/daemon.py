@@ -124,7 +124,7 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
         )
 
         def ready() -> None:
-            running.publish(node.dir, state)
+            _tell(node, state)
             with contextlib.suppress(BrokenPipeError):  # nobody reads the first lines: no reason to stop serving
                 announce(Started(state, path, prepared.free_device, prepared.reads_des))
 
@@ -146,10 +146,7 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
 
             async def adopted() -> None:
                 log.setup(new.log, "supervisor")
-                try:
-                    running.publish(node.dir, told)
-                except OSError as exc:  # the reload itself is done; commands go on with what the file says
-                    _LOG.error("%s could not be written: %s", node.dir / "run" / "serve.json", exc.strerror)
+                _tell(node, told)
                 await prepare()  # until now the old workers saw to their own names
 
             return _worker_settings(new, told, new_names, key), adopted
@@ -160,6 +157,14 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
         for _, one in bound:
             one.close()
         os.close(lock)
+
+
+def _tell(node: Node, state: RunState) -> None:
+    """Write `serve.json`. Serving does not depend on it: where it can't be written, commands go without."""
+    try:
+        running.publish(node.dir, state)
+    except OSError as exc:
+        _LOG.error("%s could not be written: %s", node.dir / "run" / "serve.json", exc.strerror)
 
 
 def _changed_for_good(node: Node, new: Node) -> list[str]:

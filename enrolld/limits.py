@@ -29,11 +29,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     waiting: int = 512
     """Requests that wait for their turn, per worker; beyond them 503 is answered."""
 
-    requests_per_device: int = 120
-    """Per hour and worker, which may come at once. Requests that prove to come from the device; beyond them 429."""
+    certificates_per_device: int = 120
+    """Per hour and worker, which may come at once; beyond them 429. The same one given again does not count."""
 
-    requests_per_credential: int = 60
-    """Per hour and worker, which may come at once: of one secret, or one certificate."""
+    certificates_per_credential: int = 60
+    """Per hour and worker, which may come at once: for one secret, or one certificate."""
 
     refusals_per_source: int = 600
     """Per minute and worker, which may come at once: refusals of peers that prove nothing; beyond them 429."""

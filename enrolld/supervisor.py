@@ -211,7 +211,10 @@ class Supervisor:
 
     async def _start(self, worker: _Worker, settings: Settings, sockets: Sockets) -> None:
         """Start the process and wait for its answer. Raises OperatorError when it can't serve."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as exc:
+            raise _unstartable(exc) from exc
         inherited = tuple(
             SocketSettings(kind.removeprefix("proxy-"), one.fileno(), kind.startswith("proxy-"))
             for kind, one in sockets
@@ -230,22 +233,21 @@ class Supervisor:
         except OSError as exc:
             ours.close()
             self._leave_row(worker)
-            raise OperatorError(
-                "worker_failed",
-                f"A worker can't be started: {exc.strerror}.",
-                "Look at the limits of processes and memory.",
-            ) from exc
+            raise _unstartable(exc) from exc
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         worker.started = time.monotonic()
         board = BoardSettings(self._board.descriptor, self._board.rows, worker.row)
-        process.send(ours, settings(worker.number, inherited, board))  # far below a socket's buffer: it never blocks
-        worker.channel, worker.writer = await asyncio.open_unix_connection(sock=ours)
         try:
+            # Far below a socket's buffer: it never blocks.
+            process.send(ours, settings(worker.number, inherited, board))
+            worker.channel, worker.writer = await asyncio.open_unix_connection(sock=ours)
             async with asyncio.timeout(_START_SECONDS):
                 answer = process.decode_answer(await read_frame(worker.channel))
-        except (TimeoutError, EOFError, ValueError) as exc:
+        except (TimeoutError, EOFError, OSError, ValueError) as exc:
+            if worker.writer is None:
+                ours.close()
             slow = isinstance(exc, TimeoutError)
             status = await self._end(worker, at_once=True)
             how = f"is not ready after {_START_SECONDS:.0f} s" if slow else f"ended at its start ({_ending(status)})"
@@ -260,22 +262,24 @@ class Supervisor:
     async def _keep(self, worker: _Worker, sockets: Sockets) -> None:
         """Replace the worker whenever it ends; the longer a series of early deaths, the longer the pause."""
         while True:
-            if worker.followed is not None:
-                await asyncio.wait([worker.followed])  # the end of the stream is the end of the process
-                self._sums.own.add(WORKER_RESTARTS)
-                lived = time.monotonic() - worker.started
-                status = await self._end(worker, at_once=False)
-                worker.pause = _FIRST_PAUSE if lived > _STEADY_SECONDS else min(worker.pause * 2, _LONGEST_PAUSE)
-                _LOG.error("worker %d ended (%s); another starts", worker.number, _ending(status))
-            await asyncio.sleep(worker.pause)
             try:
+                if worker.followed is not None:
+                    await asyncio.wait([worker.followed])  # the end of the stream is the end of the process
+                    self._sums.own.add(WORKER_RESTARTS)
+                    lived = time.monotonic() - worker.started
+                    status = await self._end(worker, at_once=False)
+                    worker.pause = _FIRST_PAUSE if lived > _STEADY_SECONDS else min(worker.pause * 2, _LONGEST_PAUSE)
+                    _LOG.error("worker %d ended (%s); another starts", worker.number, _ending(status))
+                await asyncio.sleep(worker.pause)
+                await self._end(worker, at_once=True)  # of a start that went wrong half-way
                 await self._start(worker, self._settings, sockets)
-            except OperatorError as exc:
-                worker.channel = worker.followed = None
+            except Exception as exc:  # noqa: BLE001  # whatever it is, the place must not stay empty
                 worker.pause = min(worker.pause * 2, _LONGEST_PAUSE)
-                _LOG.error(
-                    "worker %d: %s %s Trying again in %.1f s", worker.number, exc.message, exc.remedy, worker.pause
-                )
+                words = f"{exc.message} {exc.remedy}" if isinstance(exc, OperatorError) else f"{exc!r}."
+                _LOG.error("worker %d: %s Trying again in %.1f s", worker.number, words, worker.pause)
+                if worker.followed is not None:
+                    worker.followed.cancel()
+                    worker.followed = None
 
     async def _drain(self, workers: list[_Worker]) -> None:
         """Have these workers finish what they serve, then end them."""
@@ -314,6 +318,14 @@ class Supervisor:
             self._board.clear(worker.row)
             self._free_rows.append(worker.row)
             worker.row = -1
+
+
+def _unstartable(exc: OSError) -> OperatorError:
+    return OperatorError(
+        "worker_failed",
+        f"A worker can't be started: {exc.strerror}.",
+        "Look at the limits of processes, descriptors and memory.",
+    )
 
 
 def _ending(status: int) -> str:

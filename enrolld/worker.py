@@ -74,8 +74,8 @@ def _work(settings: WorkerSettings, channel: socket.socket) -> None:
             process=f"worker-{settings.number}",
             meter=WorkerMeter(link.counts),
             rates=RateLimits(
-                per_device=settings.limits.requests_per_device,
-                per_credential=settings.limits.requests_per_credential,
+                per_device=settings.limits.certificates_per_device,
+                per_credential=settings.limits.certificates_per_credential,
                 refusals_per_source=settings.limits.refusals_per_source,
                 is_trusted=Networks(settings.limits.trusted).has,
             ),

@@ -57,6 +57,8 @@ def decode_request_body(body: bytes, *, strict: bool = False) -> bytes:
         if _PEM_BEGIN in body:
             text = _inside_pem(body)
     try:
+        if len(text) % 4 or text.endswith(b"==="):  # Python takes any number of "=" where none is due
+            raise binascii.Error("the padding is not that of base64")
         return binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error as exc:
         raise MalformedRequest("not_base64", "The body is not base64.", detail=str(exc)) from exc  # enforces case 12

@@ -33,6 +33,7 @@ HTTP_STATUS: Mapping[type[Refusal] | str, int] = {
     TooMany: 429,
     # A code that is more exact than its class.
     "method_not_allowed": 405,
+    "http_body_timeout": 408,
 }
 RETRY_AFTER = 60
 """Seconds after which to ask again when nothing can be issued now."""

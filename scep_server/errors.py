@@ -106,6 +106,7 @@ HTTP_STATUS: Mapping[type[Refusal] | str, int] = {
     UnsupportedMedia: 415,
     TooMany: 429,
     "method_not_allowed": 405,
+    "http_body_timeout": 408,
     "scep_operation_unknown": 400,
     "scep_too_large": 413,
 }

@@ -106,9 +106,7 @@ class Registration:
 
         Raises `InternalError` when nothing could be decided; nothing was issued then.
         """
-        rated = (requester.device.id, _credential_of(requester))
         try:
-            self._rates.take(*rated)
             for tried in range(1, _TRIES + 1):
                 try:
                     return await self._decide(resolved, requester, csr, operation, call)
@@ -124,7 +122,6 @@ class Registration:
         except Refusal as refusal:
             return Refused(self.refused(refusal, call, resolved, requester=requester, csr=csr))
         except InternalError as exc:
-            self._rates.give_back(*rated)
             self.failed(call, resolved, str(exc), requester=requester, csr=csr)
             exc.recorded = True
             raise
@@ -242,10 +239,19 @@ class Registration:
         # (3) Sign in memory; nobody has it yet.
         issuer = choose_issuer(profile, await self._issuers.of_realm(realm.id, realm.version))
         plan = make_plan(profile, requester.device, csr, issuer, now, demo=self._demo)
-        signed = await self._issuance.issue(plan, issuer, document.public_url or self._public_url)
-        # (4) Commit, on the condition that all of it still holds.
-        decision = Decision(realm, requester, csr, call, profile.name, issuer, signed, key, retry_since, dropped, now)
-        await self._store.commit(issued_unit(decision))
+        # Only now: a copy of an old message, which anybody may send again, uses up nothing of the device's.
+        rated = (requester.device.id, _credential_of(requester))
+        self._rates.take(*rated)
+        try:
+            signed = await self._issuance.issue(plan, issuer, document.public_url or self._public_url)
+            # (4) Commit, on the condition that all of it still holds.
+            decision = Decision(
+                realm, requester, csr, call, profile.name, issuer, signed, key, retry_since, dropped, now
+            )
+            await self._store.commit(issued_unit(decision))
+        except BaseException:
+            self._rates.give_back(*rated)
+            raise
         # (5) Only now may it leave.
         return Issued(signed.der, signed.serial)
 

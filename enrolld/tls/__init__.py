@@ -8,7 +8,8 @@ certificate is asked for at all, and a bound on what every peer may cost. It imp
 from enrolld.tls.context import Select, ServerContext
 from enrolld.tls.limits import StreamLimits, StreamReason, TlsLimits
 from enrolld.tls.peer import TlsPeer
-from enrolld.tls.stream import IsProxy, OnRefused, StreamServer, StreamTransport, Watch
+from enrolld.tls.server import StreamServer
+from enrolld.tls.stream import IsProxy, OnRefused, StreamTransport, Watch
 from enrolld.tls.transport import TlsServer, TlsTransport
 
 __all__ = [

@@ -8,7 +8,8 @@ from enrolld.tls.context import Select
 from enrolld.tls.engine import RECORD_SIZE, TlsEngine
 from enrolld.tls.limits import StreamReason, TlsLimits, TlsRefusedError
 from enrolld.tls.peer import TlsPeer
-from enrolld.tls.stream import IsProxy, OnRefused, State, StreamServer, StreamTransport, Watch
+from enrolld.tls.server import StreamServer
+from enrolld.tls.stream import IsProxy, OnRefused, State, StreamTransport, Watch
 
 _HANDSHAKE_RECORD = 0x16  # RFC 8446 5.1: ContentType handshake
 

@@ -56,9 +56,9 @@ KINDS = [
     Kind("http-silent", False, b"", b"", 10, None, ""),
     Kind("slow-head", False, b"GET /pki/a.cer HTTP/1.1\r\nX-Slow: ", b"a", 10, 408, "http_head_timeout"),
     Kind("slow-head-over-tls", True, b"GET /a HTTP/1.1\r\nX-Slow: ", b"a", 10, 408, "http_head_timeout", tls=True),
-    Kind("slow-body", False, POST + b"Content-Length: 5000\r\n\r\n", b"a", 30, 400, "http_body_timeout"),
+    Kind("slow-body", False, POST + b"Content-Length: 5000\r\n\r\n", b"a", 30, 408, "http_body_timeout"),
     Kind(
-        "slow-chunks", False, POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n", 30, 400, "http_body_timeout"
+        "slow-chunks", False, POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n", 30, 408, "http_body_timeout"
     ),
     Kind("idle-after-an-answer", False, GET, b"", 30, None, "", answers_before=1),
     Kind("slow-second-head", False, GET + GET[:-2] + b"X-Slow: ", b"a", 11, 408, "http_head_timeout", answers_before=1),

@@ -75,35 +75,64 @@ async def test_sources_that_had_their_share_of_refusals_come_last_and_still_come
     assert order[:20].count("late") == 2
 
 
-async def test_who_finds_the_queue_full_is_sent_away_with_a_time_to_come_again() -> None:
-    gate = Gate(at_once=1, waiting=1)
+async def test_who_finds_no_place_at_all_is_sent_away_with_a_time_to_come_again() -> None:
+    gate = Gate(at_once=1, waiting=0, hold=0)
     await gate.enter("a")
-    tasks = _start([], gate, "a")
-    await _settle()
     with pytest.raises(Overloaded) as caught:
         await gate.enter("a")
     assert 5 <= caught.value.retry_after <= 30
-    assert gate.refused == 1
-    gate.leave()
-    assert await _outcomes(tasks) == ["in"]
+    assert (gate.take_refused(), gate.take_refused()) == (1, 0)
 
 
-async def test_the_newest_of_the_longest_line_yields_to_somebody_who_has_none_waiting() -> None:
-    gate, order = Gate(at_once=1, waiting=4), list[str]()
+@pytest.mark.parametrize("newcomer", ["crowd", "single"])
+async def test_in_a_full_queue_the_oldest_of_the_longest_line_yields_to_a_newcomer(newcomer: str) -> None:
+    gate, order = Gate(at_once=1, waiting=4, hold=0), list[str]()
     await gate.enter("x")
     crowd = _start(order, gate, "crowd", "crowd", "crowd", "crowd")
     await _settle()
-    single = _start(order, gate, "single")
+    last = _start(order, gate, newcomer)
     await _settle()
     for _ in range(4):
         gate.leave()
         await _settle()
-    assert await _outcomes(crowd) == ["in", "in", "in", "Overloaded"]
-    assert await _outcomes(single) == ["in"]
+    assert await _outcomes(crowd) == ["Overloaded", "in", "in", "in"]
+    assert await _outcomes(last) == ["in"]
 
 
-async def test_a_prompt_source_takes_the_place_of_a_late_one_even_in_a_shorter_line() -> None:
-    gate, order = Gate(at_once=1, waiting=2), list[str]()
+async def test_a_long_line_is_worked_off_from_its_new_end() -> None:
+    gate, order = Gate(at_once=1), list[int]()
+    await gate.enter("x")
+
+    async def enter(number: int) -> None:
+        await gate.enter("crowd")
+        order.append(number)
+
+    tasks = [asyncio.create_task(enter(number)) for number in range(40)]
+    await _settle()
+    for _ in range(40):
+        gate.leave()
+        await _settle()
+    await asyncio.gather(*tasks)
+    assert order[:9] == [39, 38, 37, 36, 35, 34, 33, 32, 31], "those who came last"
+    assert order[9:] == list(range(31)), "and a short line in its order"
+
+
+async def test_where_many_sources_wait_a_new_one_goes_first() -> None:
+    gate, order = Gate(at_once=1), list[str]()
+    await gate.enter("x")
+    tasks = _start(order, gate, *(f"source-{number}" for number in range(40)))
+    await _settle()
+    tasks += _start(order, gate, "newest")
+    await _settle()
+    for _ in range(41):
+        gate.leave()
+        await _settle()
+    await asyncio.gather(*tasks)
+    assert order[0] == "newest"
+
+
+async def test_a_prompt_source_takes_the_place_of_a_late_one_and_never_the_reverse() -> None:
+    gate, order = Gate(at_once=1, waiting=2, hold=0), list[str]()
     await gate.enter("x")
     prompt = _start(order, gate, "prompt")
     late = _start(order, gate, "late", late=True)
@@ -111,10 +140,20 @@ async def test_a_prompt_source_takes_the_place_of_a_late_one_even_in_a_shorter_l
     prompt += _start(order, gate, "prompt")
     await _settle()
     assert await _outcomes(late) == ["Overloaded"]
+    assert await _outcomes(_start(order, gate, "late", late=True)) == ["Overloaded"]
     for _ in range(2):
         gate.leave()
         await _settle()
     assert await _outcomes(prompt) == ["in", "in"]
+
+
+async def test_who_is_sent_away_at_once_hears_it_a_moment_later() -> None:
+    gate = Gate(at_once=1, waiting=0, hold=0.05)
+    await gate.enter("a")
+    (task,) = _start([], gate, "b")
+    await _settle()
+    assert not task.done()
+    assert (await _outcomes([task]), gate.inside, gate.waiting) == (["Overloaded"], 1, 0)
 
 
 async def test_who_waits_too_long_is_sent_away_and_leaves_no_place_taken() -> None:

@@ -11,7 +11,7 @@ from tests.helpers.daemon import Daemon, running_daemon
 
 _numbers = itertools.count(1)
 
-OFTEN = "[limits]\nrequests_per_device = 100000\nrequests_per_credential = 100000\n"
+OFTEN = "[limits]\ncertificates_per_device = 100000\ncertificates_per_credential = 100000\n"
 """For a daemon that tests ask more often than devices do; what the limits do is shown in test_limits."""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.end_to_end import scep_wire, wire
 from tests.helpers.daemon import Daemon, eventually, running_daemon
@@ -163,7 +164,7 @@ def _client_hello() -> bytes:
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     limits = (
         "[limits]\nconnections_per_source = 20\nrefusals_per_source = 10\n"
-        "requests_per_device = 12\nrequests_per_credential = 8\n"
+        "certificates_per_device = 12\ncertificates_per_credential = 8\n"
         'trusted = ["127.0.0.9/32"]\n'
     )
     with daemon_with(tmp_path_factory.mktemp("strict"), limits) as running:
@@ -216,23 +217,54 @@ def test_a_trusted_address_is_told_the_reason_every_time(strict: Daemon) -> None
     assert {stranger.ask("127.0.0.9").status for _ in range(15)} == {401}
 
 
-def test_a_credential_that_is_used_too_often_is_told_when_to_come_again(strict: Daemon) -> None:
+def renewals(daemon: Daemon, device: Device, certificate: Path, key: Path, count: int) -> list[wire.Answer]:
+    """As many renewals with one certificate, each for a new key."""
+    tls = wire.context(daemon.root, certificate=certificate, key=key)
+    answers = []
+    for _ in range(count):
+        body = wire.body_of(wire.csr(ec.generate_private_key(ec.SECP256R1()), device.name))
+        request = wire.enroll_request(body, path="/.well-known/est/simplereenroll")
+        answers.append(wire.exchange(daemon.https_port, tls, request))
+    return answers
+
+
+def credential(device: Device, answer: wire.Answer, folder: Path) -> tuple[Path, Path]:
+    """The files of a certificate that was issued to the device, and of its key."""
+    certificate, key = folder / "device.pem", folder / "device.key"
+    certificate.write_bytes(answer.certificate.public_bytes(Encoding.PEM))
+    key.write_bytes(device.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return certificate, key
+
+
+def test_a_certificate_that_renews_too_often_is_told_when_to_come_again(strict: Daemon, tmp_path: Path) -> None:
     device = Device(strict, "eager")
-    answers = [device.ask(NEIGHBOUR) for _ in range(9)]
+    files = credential(device, device.ask(NEIGHBOUR), tmp_path)
+    answers = renewals(strict, device, *files, 9)
     assert [answer.status for answer in answers] == [200] * 8 + [429]
     assert answers[-1].headers["retry-after"] == "450"  # 8 an hour
     assert strict.explain(answers[-1].request_id)["code"] == "rate_credential"
-    assert len(strict.certificates_of("eager")) == 1
+    assert len(strict.certificates_of("eager")) == 9
     assert Device(strict, "next-to-eager").ask(NEIGHBOUR).status == 200
 
 
-def test_a_device_that_asks_too_often_by_several_credentials_is_told_so(strict: Daemon) -> None:
+def test_a_device_that_gets_too_many_certificates_by_several_credentials_is_told_so(
+    strict: Daemon, tmp_path: Path
+) -> None:
     device = Device(strict, "zealous")
-    statuses = [device.ask(NEIGHBOUR).status for _ in range(7)]
+    files = credential(device, device.ask(NEIGHBOUR), tmp_path)
+    first = [answer.status for answer in renewals(strict, device, *files, 7)]
     device.secret = strict.ask("device", "secret", "zealous")["secret"]
-    answers = [device.ask(NEIGHBOUR) for _ in range(6)]
-    assert statuses + [answer.status for answer in answers] == [200] * 12 + [429]
+    device.key = ec.generate_private_key(ec.SECP256R1())
+    files = credential(device, device.ask(NEIGHBOUR), tmp_path)
+    answers = renewals(strict, device, *files, 4)
+    assert first + [answer.status for answer in answers] == [200] * 7 + [200] * 3 + [429]
     assert strict.explain(answers[-1].request_id)["code"] == "rate_device"
+
+
+def test_the_same_certificate_given_again_uses_up_nothing(strict: Daemon) -> None:
+    device = Device(strict, "forgetful")
+    assert {device.ask(NEIGHBOUR).status for _ in range(30)} == {200}
+    assert len(strict.certificates_of("forgetful")) == 1
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import sqlite3
@@ -192,6 +193,24 @@ def test_a_worker_that_dies_comes_back(daemon: Daemon) -> None:
 
 def told(daemon: Daemon, sentence: str, times: int) -> None:
     eventually(lambda: True if daemon.output.read_text().count(sentence) >= times else None, what=sentence, seconds=60)
+
+
+def test_a_worker_that_dies_while_the_supervisor_has_no_descriptors_left_comes_back(daemon: Daemon) -> None:
+    supervisor = daemon.process.pid
+    before = workers_of(supervisor)
+    limits = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    failed = daemon.output.read_text().count("Trying again in")
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (4, limits[1]))
+    try:
+        os.kill(min(before), signal.SIGKILL)
+        told(daemon, "Trying again in", failed + 1)
+    finally:
+        resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limits)
+
+    def whole() -> bool | None:
+        return len(workers_of(supervisor) - {min(before)}) == WORKERS or None
+
+    eventually(whole, what="another worker", seconds=60)
 
 
 @pytest.mark.parametrize(

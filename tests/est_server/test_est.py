@@ -501,7 +501,7 @@ async def test_who_asks_too_often_is_told_when_to_come_again(ask: Ask, core: Mem
 
 
 async def test_what_finds_no_turn_is_told_to_come_again_and_is_not_recorded(ask: Ask, core: MemoryCore) -> None:
-    core.gate = Gate(at_once=1, waiting=0)
+    core.gate = Gate(at_once=1, waiting=0, hold=0)
     await core.enter("192.0.2.1")
     reply = await ask(post())
     check_profile(reply)

@@ -155,8 +155,8 @@ def running_daemon(
 ) -> Iterator[Daemon]:
     """`enrolld serve --init` on a fresh directory under `folder`, until the block ends.
 
-    `wrapper` goes before the command (strace); `settings` are the text of its enrolld.toml. Leaving the block sends SIGTERM, waits, and asserts that the output
-    holds no traceback: a test that passed on top of one did not pass.
+    `wrapper` goes before the command (strace); `settings` are the text of its enrolld.toml. Leaving the block sends
+    SIGTERM, waits, and asserts that the output holds no traceback: a test that passed on top of one did not pass.
     """
     directory = folder / "enrolld"
     output = folder / "serve.log"

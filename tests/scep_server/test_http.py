@@ -856,24 +856,37 @@ async def test_a_source_that_proves_nothing_gets_429_once_it_had_its_share_and_a
     await served(site, honest, post(honest.encode()))
 
 
-async def test_a_credential_that_is_used_too_often_gets_429_and_no_failure_that_clients_take_for_final(
+async def test_a_device_that_got_too_many_certificates_gets_429_and_no_failure_that_clients_take_for_final(
     site: Site,
 ) -> None:
-    _limited(site, per_credential=2)
-    request = await good(site)
-    answers = [await site.exchange(post(request.encode())) for _ in range(3)]
-    assert [answer.status for answer in answers] == [200, 200, 429]
-    check_profile(answers[-1])
-    assert answers[-1].headers["Retry-After"] == "1800"
-    assert (await site.explain(answers[-1].headers["X-Request-Id"])).code == "rate_credential"
+    _limited(site, per_device=1)
+    first = await good(site)
+    await served(site, first, post(first.encode()))
+    signer = self_signed("another")
+    again = await site.message(signer, make_csr(signer.key, "sensor", await site.new_secret()))
+    reply = await site.exchange(post(again.encode()))
+    check_profile(reply)
+    assert (reply.status, reply.headers["Retry-After"]) == (429, "3600")
+    assert (await site.explain(reply.headers["X-Request-Id"])).code == "rate_device"
     assert site.issued() == 1
+
+
+async def test_copies_of_a_message_use_up_nothing_of_its_device_s(site: Site) -> None:
+    _limited(site, per_device=2, per_credential=1)
+    first = await good(site)
+    for _ in range(10):
+        await served(site, first, post(first.encode()))
+    signer = self_signed("another")
+    again = await site.message(signer, make_csr(signer.key, "sensor", await site.new_secret()))
+    reply = await site.exchange(post(again.encode()))
+    assert (reply.status, site.issued()) == (200, 2)
 
 
 async def test_what_finds_no_turn_is_told_to_come_again_before_it_costs_anything(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = await good(site)
-    monkeypatch.setattr(site.core, "gate", Gate(at_once=1, waiting=0))
+    monkeypatch.setattr(site.core, "gate", Gate(at_once=1, waiting=0, hold=0))
     await site.core.enter("192.0.2.1")
     reply = await site.exchange(post(request.encode()))
     check_profile(reply)
