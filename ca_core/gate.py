@@ -1,7 +1,7 @@
 """The queue before the work that costs: a few requests are worked on, some wait, and the rest are told to come again.
 
-Who waits is taken in turn by source, so that a crowd behind one address waits for itself. Sources that have used up
-their refusals are taken last; one in eight is theirs all the same, so that a device behind their address is served.
+Who waits is taken in turn by source, so that a crowd behind one address waits for itself. Sources of which nothing but
+refusals is known are taken last; one in eight is theirs all the same, so that a device behind their address is served.
 
 A long queue is worked off from its new end: whoever has waited long is about to be told to come again, and taking
 turns in order would make everybody wait that long and serve nobody in time.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ca_core.errors import TooMany
 
 _MANY = 4096
+_DOUBTS = 5  # refusals in a minute, with no certificate between them, after which a source goes last
 _V4_PREFIX, _V6_PREFIX = 24, 64
 
 
@@ -43,6 +44,10 @@ class Buckets:
         if key in self._kept:
             tokens, filled = self._kept[key]
             self._kept[key] = (min(self._burst, tokens + 1), filled)
+
+    def forget(self, key: Hashable) -> None:
+        """Begin anew with this key."""
+        self._kept.pop(key, None)
 
     def take(self, key: Hashable) -> bool:
         """Take a token of `key`. False when there is none."""
@@ -80,6 +85,7 @@ class Rates:
         self._credentials = Buckets(
             rate=limits.per_credential / 3600, burst=limits.per_credential, clock=clock, keys=_MANY * 16
         )
+        self._doubts = Buckets(rate=_DOUBTS / 60, burst=_DOUBTS, clock=clock, keys=_MANY * 16)
         self._sources = Buckets(
             rate=limits.refusals_per_source / 60, burst=limits.refusals_per_source, clock=clock, keys=_MANY
         )
@@ -104,15 +110,27 @@ class Rates:
 
     def refused(self, source: str) -> TooMany | None:
         """Count a refusal of a peer that proved nothing; what to tell it instead when it has had its share."""
-        if self._limits is None or self._limits.is_trusted(source) or self._sources.take(source_of(source)):
+        if self._limits is None or self._limits.is_trusted(source):
+            return None
+        self._doubts.take(source_of(source))
+        if self._sources.take(source_of(source)):
             return None
         wait = math.ceil(60 / self._limits.refusals_per_source)
         message = "Too many requests from here prove nothing; ask later."
         return TooMany("rate_source", message, retry_after=max(5, wait))
 
+    def proven(self, source: str) -> None:
+        """Somebody at this source has just got a certificate: it is not only junk that comes from there."""
+        if self._limits is not None:
+            self._doubts.forget(source_of(source))
+
     def is_late(self, source: str) -> bool:
-        """Whether the source has had its share of refusals, so that others go first."""
-        return self._limits is not None and self._sources.is_empty(source_of(source))
+        """Whether others go first when there are more requests than can be served soon.
+
+        So it is with sources that were refused a few times in the last minute and got nothing: of a thousand strangers
+        who ask for no good, none has used up a share of his own, yet together they would leave no turn to others.
+        """
+        return self._limits is not None and self._doubts.is_empty(source_of(source))
 
 
 @functools.lru_cache(8192)

@@ -252,6 +252,7 @@ class Registration:
         except BaseException:
             self._rates.give_back(*rated)
             raise
+        self._rates.proven(call.source)
         # (5) Only now may it leave.
         return Issued(signed.der, signed.serial)
 

@@ -104,6 +104,8 @@ def living(folder: Path) -> Iterator[Mortal]:
         made.stop()
 
 
+# Once in some ten thousand connections that are reset in their handshake, Python's ssl forgets to close its socket.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(3 * 3600 if LONG else 600)
 def test_however_often_it_is_killed_no_certificate_is_lost_and_no_client_is_stranded(tmp_path: Path) -> None:
     print(f"seed {SEED}")
