@@ -46,6 +46,8 @@ CODES: dict[str, str] = {
     "[limits].",
     "connections_of_source": "This address held too many connections; raise 'connections_per_source' under [limits] if "
     "a fleet is behind it, or list it as trusted.",
+    "bodies_in_all": "Bodies that were not sent to their end held too much memory; look at who begins and does not end "
+    "them.",
     "handshakes_in_all": "Too many TLS handshakes were under way at a time; look at who begins them, or raise "
     "'handshakes' under [limits].",
     "body_too_large": "Send a PKCS#10 request of less than 64 KiB; 1 KiB is usual.",

@@ -48,6 +48,7 @@ class Chores:
         self._refusals = refusals
         self._clock = clock
         self._holds = False
+        self._shortage: str | None = None
         self._versions: set[tuple[int, int]] = set()
         self._eager_until = 0.0
         self._done_at: dict[str, float] = {}
@@ -68,6 +69,7 @@ class Chores:
         if self._holds and self._due("crls", _CRLS_EVERY):
             await self._try("crls", "publish CRLs", self._publish)
         await self._try("realms", "look at the realms", self._watch)
+        self._tell_shortage()
         if self._due("certificates", 0.0 if self._clock() < self._eager_until else _CERTIFICATES_EVERY):
             # Whoever makes them shows them as well; the others reread.
             renew = self._renew if self._holds else self._reread
@@ -87,6 +89,16 @@ class Chores:
         if versions != self._versions:
             self._versions = versions
             self._eager_until = self._clock() + _EAGER_SECONDS
+
+    def _tell_shortage(self) -> None:
+        """Say once that nothing is issued, and once that it is again: no device need ask before the operator knows."""
+        shortage = self._core.store.shortage()
+        if (shortage is None) != (self._shortage is None):
+            if shortage is not None:
+                _LOG.error("nothing is issued: %s", shortage)
+            else:
+                _LOG.info("there is room again, and certificates are issued")
+        self._shortage = shortage
 
     async def _renew(self) -> None:
         await self._core.server_certificates.ensure(self._names)

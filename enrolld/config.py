@@ -245,7 +245,7 @@ names = [{given}]
 [limits]
 # connections = 20000               # open at a time, over all workers
 # connections_per_source = 2000     # of one address (IPv6: one /64), over all workers
-# handshakes = 1000                 # TLS handshakes that have begun, per worker
+# handshakes = 2000                 # TLS handshakes that have begun, per worker
 # waiting = 512                     # requests that wait for their turn, per worker; beyond them: 503
 # certificates_per_device = 120     # per hour and worker, which may come at once; beyond them: 429
 # certificates_per_credential = 60  # the same for one secret, or one certificate

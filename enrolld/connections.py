@@ -1,11 +1,12 @@
 """Too many connections: which of them goes.
 
-A newcomer is never turned away while another connection waits for its own peer: for the rest of a handshake, a head, a
-body, or for nothing at all. So whoever fills the house with connections fills it with his own, and they go first: the
-oldest of the source that has the most. What is being served stays, for as long as that takes an honest peer.
+Those that wait for their own peers go before a newcomer is turned away: for the rest of a handshake, a head, a body, or
+for nothing at all. Whoever fills the house with connections fills it with his own, and they go first: the oldest of the
+source that has the most, then the oldest of all. What is being served stays, for as long as that takes an honest peer.
 
 A connection that came a moment ago is left alone, unless its source has many more than the newcomer's: else a fleet
-that comes at once would keep cutting off its own beginnings, and nobody would get anywhere.
+that comes at once would keep cutting off its own beginnings, and nobody would get anywhere. One that has not even said
+ClientHello has a shorter moment, for that is the first thing that comes.
 """
 
 import time
@@ -23,11 +24,13 @@ from enrolld.tls import StreamReason, StreamTransport
 __all__ = ["Connections"]
 
 _PATIENCE = 2.0  # seconds that an honest peer may take for its next step when the house is full
+_HELLO_PATIENCE = 0.5  # and for its ClientHello, which is one flight away
 _LONGEST_SERVED = 10.0  # seconds for a whole request and its answer, from when on a full house may cut it
 _MANY_MORE = 2
 _LEEWAY = 1.1
 _LOOKED_AT = 64  # connections of one source, before the search goes on with the next
 _SOURCES_LOOKED_AT = 16
+_OLDEST_LOOKED_AT = 256
 
 
 class _Candidate(NamedTuple):
@@ -42,6 +45,7 @@ class _Crowd:
     """Connections by source, and the sources by how many they have: each step takes the same time, however many."""
 
     def __init__(self) -> None:
+        self._by_age: OrderedDict[StreamTransport, tuple[str, float]] = OrderedDict()
         self._of_source: dict[str, OrderedDict[StreamTransport, float]] = {}
         self._by_count: dict[int, OrderedDict[str, None]] = {}
         self.size = 0
@@ -50,6 +54,7 @@ class _Crowd:
         """One more, the newest of its source."""
         of_source = self._of_source.setdefault(source, OrderedDict())
         of_source[transport] = now
+        self._by_age[transport] = source, now
         self._move(source, len(of_source) - 1, len(of_source))
         self.size += 1
 
@@ -58,7 +63,7 @@ class _Crowd:
         of_source = self._of_source.get(source)
         if of_source is None or transport not in of_source:
             return
-        del of_source[transport]
+        del of_source[transport], self._by_age[transport]
         self._move(source, len(of_source) + 1, len(of_source))
         if not of_source:
             del self._of_source[source]
@@ -74,11 +79,17 @@ class _Crowd:
         for transport, since in list(islice(found.items(), _LOOKED_AT)):
             yield _Candidate(transport, since, len(found))
 
+    def oldest(self) -> Iterator[_Candidate]:
+        """The oldest of all sources."""
+        for transport, (source, since) in list(islice(self._by_age.items(), _OLDEST_LOOKED_AT)):
+            yield _Candidate(transport, since, self.count(source))
+
     def heaviest_first(self) -> Iterator[_Candidate]:
-        """The oldest of the source that has the most, then of the next."""
+        """The oldest of the source that has the most, then of the next; after a few, the oldest of all."""
         sources = (source for count in sorted(self._by_count, reverse=True) for source in self._by_count[count])
         for source in list(islice(sources, _SOURCES_LOOKED_AT)):
             yield from self.of(source)
+        yield from self.oldest()
 
     def _move(self, source: str, before: int, after: int) -> None:
         if before:
@@ -158,7 +169,7 @@ class Connections:
             if transport is newcomer or transport.is_cut:
                 continue
             if self._may_go(candidate, is_of_many=candidate.held > _MANY_MORE * mine):
-                transport.cut(reason)
+                transport.cut(reason)  # enforces case 51
                 return True
         return False
 
@@ -166,7 +177,8 @@ class Connections:
         now = self._clock()
         protocol = candidate.transport.get_protocol()
         if candidate.transport.is_opening or not isinstance(protocol, HttpConnection):
-            return is_of_many or now - candidate.since > _PATIENCE
+            patience = _HELLO_PATIENCE if candidate.transport.is_silent else _PATIENCE
+            return is_of_many or now - candidate.since > patience
         since = protocol.busy_since
         if since is None:  # an idle keep-alive goes at once; one that has not asked yet, when it takes its time
             return is_of_many or protocol.has_answered or now - candidate.since > _PATIENCE

@@ -17,6 +17,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from enrolld.http_bodies import OpenBodies
 from enrolld.http_refusal import (
     ALWAYS_REWORDED,
     LOGGED,
@@ -43,6 +44,7 @@ class Owner(Protocol):
     limits: HttpLimits
     connections: "set[HttpConnection]"
     is_draining: bool
+    bodies: OpenBodies
 
     def refused(self, reason: str, peer: str, request_id: str, detail: str = "", *, is_logged: bool = False) -> None:
         """Log one line, unless that was done, and tell whoever counts."""
@@ -120,6 +122,7 @@ class HttpConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection is gone."""
         self._expect_nothing()
+        self._listener.bodies.end(self)
         self._listener.connections.discard(self)
         self._open_payload = None
         super().connection_lost(exc)
@@ -135,10 +138,12 @@ class HttpConnection(RequestHandler):
         if self._request_count != heads:
             if heads == self._answered:
                 self._busy_since = time.monotonic()
-            self._head_ended()
+            self._head_ended(len(data))
         elif self._open_payload is not None:
             if self._open_payload.is_eof():
                 self._body_ended()
+            else:
+                self._listener.bodies.grow(self, len(data), self._give_up_body)
         elif self._head_size or data.strip(b"\r\n"):  # libest sends a stray CRLF after its body
             self._head_grew(len(data))
 
@@ -173,7 +178,7 @@ class HttpConnection(RequestHandler):
         if self._head_size > self._limits.max_head_size:  # enforces case 51
             self._refuse_head(HttpRefusedError(431, "http_head_too_large", "The request's head is too large."))
 
-    def _head_ended(self) -> None:
+    def _head_ended(self, size: int) -> None:
         self._head_size = 0
         self._expect_nothing()
         if self._open_payload is not None and self._open_payload.is_eof():
@@ -188,9 +193,11 @@ class HttpConnection(RequestHandler):
                 self._break_body(refusal_of(message.exc, self._limits))
         elif not payload.is_eof():
             self._open_payload = payload
+            self._listener.bodies.grow(self, size, self._give_up_body)
             self._expect(self._limits.body_timeout, self._body_is_late)  # enforces case 51
 
     def _body_ended(self) -> None:
+        self._listener.bodies.end(self)
         self._open_payload = None
         self._expect_nothing()
         self._expect_next_head()
@@ -208,6 +215,9 @@ class HttpConnection(RequestHandler):
     def _body_is_late(self) -> None:
         self._break_body(HttpRefusedError(408, "http_body_timeout", "The body took too long to arrive."))
 
+    def _give_up_body(self) -> None:
+        self._break_body(HttpRefusedError(503, "bodies_in_all", "Too much is being sent; ask again later."))
+
     def _refuse_head(self, refusal: HttpRefusedError) -> None:
         """Answer a request of which there is only a part of the head."""
         self._is_broken = True
@@ -219,6 +229,7 @@ class HttpConnection(RequestHandler):
     def _break_body(self, refusal: HttpRefusedError) -> None:
         """Let the handler's `request.read()` raise `refusal`; after its answer, just close."""
         self._is_broken = True
+        self._listener.bodies.end(self)
         payload, self._open_payload = self._open_payload, None
         self._expect_nothing()
         if payload is None:

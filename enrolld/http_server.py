@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from enrolld.http_bodies import OpenBodies
 from enrolld.http_connection import HttpConnection, host_of, peer_text
 from enrolld.http_refusal import HttpLimits, HttpRefusedError, request_id_of
 from enrolld.refusal_log import RefusalLog
@@ -50,14 +51,16 @@ async def serve_tls(
     refusals: RefusalLog | None = None,
     is_proxy: IsProxy | None = None,
     watch: Watch | None = None,
+    bodies: OpenBodies | None = None,
 ) -> "Listener":
     """Serve the application over TLS. `runner` has been set up; `sock` is bound, and from now on the listener's.
 
     `request.transport.get_extra_info("tls")` is the TlsPeer, and `request.scheme` is "https".
     `refusals` limits the lines that refusals may write. With `is_proxy` the listener stands behind balancers: it takes
-    connections from those alone, each with a PROXY header. `watch` counts connections and cuts what is too much.
+    connections from those alone, each with a PROXY header. `watch` counts connections and cuts what is too much;
+    `bodies` bounds what unfinished bodies hold, over all listeners that share it.
     """
-    listener = Listener(runner, http_limits, on_refused, refusals)
+    listener = Listener(runner, http_limits, on_refused, refusals, bodies)
     streams = TlsServer(
         listener.make_connection,
         select,
@@ -81,9 +84,10 @@ async def serve_plain(
     refusals: RefusalLog | None = None,
     is_proxy: IsProxy | None = None,
     watch: Watch | None = None,
+    bodies: OpenBodies | None = None,
 ) -> "Listener":
     """Serve the application over plain TCP; otherwise as serve_tls."""
-    listener = Listener(runner, http_limits, on_refused, refusals)
+    listener = Listener(runner, http_limits, on_refused, refusals, bodies)
     streams = StreamServer(
         listener.make_connection,
         limits=stream_limits,
@@ -104,6 +108,7 @@ class Listener:
         limits: HttpLimits | None,
         on_refused: OnRefused | None,
         refusals: RefusalLog | None,
+        bodies: OpenBodies | None = None,
     ) -> None:
         if runner.server is None:
             raise RuntimeError("the runner has not been set up")
@@ -115,6 +120,7 @@ class Listener:
         self.limits = HttpLimits() if limits is None else limits
         self.connections: set[HttpConnection] = set()
         self.is_draining = False
+        self.bodies = OpenBodies() if bodies is None else bodies
 
     async def start(self, streams: StreamServer, sock: socket.socket) -> None:
         """Begin to accept."""

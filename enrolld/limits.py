@@ -23,7 +23,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections_per_source: int = 2_000
     """Of one address (IPv6: one /64), over all workers. A fleet behind one address shares them."""
 
-    handshakes: int = 1_000
+    handshakes: int = 2_000
     """TLS handshakes that have begun and not ended, per worker."""
 
     waiting: int = 512

@@ -50,8 +50,16 @@ def operation_of(request: web.Request, fields: Mapping[str, Any]) -> str:
     return str(fields.get("enrolld.operation") or request.match_info.route.name or "unknown")
 
 
+GONE = 499
+"""Logged in place of a status where the peer left before there was an answer, as nginx does."""
+
+
 def outcome_of(status: int, fields: Mapping[str, Any]) -> str:
-    """`issued`, `pending`, `refused`, `error` by our fault, or `served` what anybody may have."""
+    """`issued`, `pending`, `refused`, `overloaded`, `error` by our fault, `gone`, or `served` what anybody may have."""
+    if status == GONE:
+        return "gone"
+    if fields.get("event.code") in ("overloaded", "bodies_in_all"):
+        return "overloaded"
     if status >= 500:
         return "error"
     if status >= 400 or "event.code" in fields:  # a CertRep FAILURE is a 200

@@ -22,6 +22,7 @@ from enrolld.board import Board
 from enrolld.chores import Chores
 from enrolld.connections import Connections
 from enrolld.contexts import Contexts
+from enrolld.http_bodies import OpenBodies
 from enrolld.http_refusal import LOGGED, OWN_WORDS
 from enrolld.http_server import Listener, host_of, request_id_of, serve_plain, serve_tls
 from enrolld.limits import Networks
@@ -33,7 +34,7 @@ from enrolld.metrics.link import Link
 from enrolld.metrics.meter import WorkerMeter
 from enrolld.process import Ready, WorkerSettings
 from enrolld.refusal_log import RefusalLog
-from enrolld.request_fields import Requested, connection_fields, operation_of, outcome_of, protocol_of
+from enrolld.request_fields import GONE, Requested, connection_fields, operation_of, outcome_of, protocol_of
 from enrolld.request_id import new_request_id
 from enrolld.tls import Select
 from est_server.app import LOG_FIELDS as EST_FIELDS
@@ -124,6 +125,7 @@ async def serve(
     serving = Serving()
     connections = serving.connections = watch_connections(settings)
     proxies = Networks(settings.proxies)
+    bodies = OpenBodies()
     scep = scep_first(Scep(core, peer=_peer, new_request_id=new_request_id))
     runners: dict[str, web.AppRunner] = {}
     for inherited in settings.sockets:
@@ -150,11 +152,12 @@ async def serve(
                 on_refused=record,
                 refusals=refusals,
                 is_proxy=is_proxy,
+                bodies=bodies,
                 watch=CountedHandshakes(meter, watch),
             )
         else:
             listener = await serve_plain(
-                runners[kind], sock, on_refused=record, refusals=refusals, is_proxy=is_proxy, watch=watch
+                runners[kind], sock, on_refused=record, refusals=refusals, is_proxy=is_proxy, bodies=bodies, watch=watch
             )
         serving.listeners.append(listener)
     return serving
@@ -200,6 +203,9 @@ def request_logger(refusals: RefusalLog, meter: Requested | None = None, protoco
         except web.HTTPException as exc:
             status = exc.status
             fields = {"event.code": OWN_WORDS[status][0]} if status in OWN_WORDS else {}
+            raise
+        except (ConnectionError, asyncio.CancelledError):
+            status = GONE
             raise
         finally:
             request[LOGGED] = True

@@ -76,6 +76,7 @@ class Supervisor:
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._sums = Sums()
         self._orders: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._waiting_orders: set[signal.Signals] = set()
 
     async def run(
         self,
@@ -93,7 +94,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_now)
         for order in (signal.SIGHUP, signal.SIGUSR2):
-            loop.add_signal_handler(order, self._orders.put_nowait, order)
+            loop.add_signal_handler(order, self._order, order)
         orders: asyncio.Task[None] | None = None
         try:
             if not await self._until_stopped(self._start_all(self._workers, self._settings, sockets)):
@@ -118,10 +119,17 @@ class Supervisor:
             await self._drain(self._workers)
             self._board.close()
 
+    def _order(self, order: signal.Signals) -> None:
+        """Have it carried out after what is carried out now; one that waits already stands for all of its kind."""
+        if order not in self._waiting_orders:
+            self._waiting_orders.add(order)
+            self._orders.put_nowait(order)
+
     async def _obey(self, sockets: Sockets, reload: Reload) -> None:
         """Carry out what signals order, one after the other."""
         while True:
             order = await self._orders.get()
+            self._waiting_orders.discard(order)
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 if order == signal.SIGUSR2:

@@ -34,6 +34,7 @@ HTTP_STATUS: Mapping[type[Refusal] | str, int] = {
     # A code that is more exact than its class.
     "method_not_allowed": 405,
     "http_body_timeout": 408,
+    "bodies_in_all": 503,
 }
 RETRY_AFTER = 60
 """Seconds after which to ask again when nothing can be issued now."""

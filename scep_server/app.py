@@ -85,8 +85,10 @@ class Scep:
         try:
             answer = await self._answer(request, query, tls, progress)
         except Refusal as refusal:
-            told = self._core.registration.refused(refusal, progress.call, progress.resolved)
-            answer = refusal_answer(told, request_id, progress.allow)
+            # Not kept under a name: its traceback refers to this frame, and with it to the body, until a collection.
+            answer = refusal_answer(
+                self._core.registration.refused(refusal, progress.call, progress.resolved), request_id, progress.allow
+            )
         except Overloaded as error:  # nothing is recorded: there is too much to do already
             answer = failure(error, request_id)
         except Exception as error:

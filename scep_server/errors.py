@@ -107,6 +107,7 @@ HTTP_STATUS: Mapping[type[Refusal] | str, int] = {
     TooMany: 429,
     "method_not_allowed": 405,
     "http_body_timeout": 408,
+    "bodies_in_all": 503,
     "scep_operation_unknown": 400,
     "scep_too_large": 413,
 }

@@ -73,6 +73,7 @@ async def _read_body(request: web.Request) -> bytes:
     try:
         while chunk := await request.content.readany():
             body += chunk
+            del chunk  # else it is held a second time while the rest is waited for
             if len(body) > MAX_MESSAGE:  # enforces case 13
                 raise too_large
     except (web.RequestPayloadError, PayloadEncodingError, OSError) as exc:

@@ -118,8 +118,13 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
             call = replace(call, transaction_id=transaction.transaction_id)
         if refusal.device is not None:
             exchange.told["enrolld.device"] = refusal.device[1]
-        told = exchange.core.registration.refused(refusal, call, exchange.resolved, csr=csr)
-        answer = await _refusal_answer(desk, transaction, told, request, call)
+        answer = await _refusal_answer(
+            desk,
+            transaction,
+            exchange.core.registration.refused(refusal, call, exchange.resolved, csr=csr),
+            request,
+            call,
+        )
     except InternalError as error:
         if not error.recorded:
             exchange.core.registration.failed(call, exchange.resolved, str(error))

@@ -4,6 +4,7 @@
 that it was built for, and `create` brings an older one up to it.
 """
 
+import filecmp
 import logging
 import os
 import sqlite3
@@ -96,20 +97,29 @@ def upgrade_store(url: str) -> tuple[str, Path | None]:
         open_store(url, process="cli", version="").close()  # which says what is wrong
     copy = path.with_name(f"{path.name}.{found}")
     try:
-        os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        source, target = connect(path, read_only=True), sqlite3.connect(copy)
+        # Made beside its place and moved there whole: an upgrade that was interrupted can be run again.
+        making = path.with_name(f"{copy.name}.new")
+        making.unlink(missing_ok=True)
+        os.close(os.open(making, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        source, target = connect(path, read_only=True), sqlite3.connect(making)
         try:
             source.backup(target)
         finally:
             source.close()
             target.close()
+        if copy.exists() and not filecmp.cmp(making, copy, shallow=False):
+            making.unlink()
+            raise FileExistsError
+        with making.open("rb") as file:
+            os.fsync(file.fileno())
+        making.rename(copy)
         _migrate(path)
     except FileExistsError as exc:
         raise OperatorError(
             "copy_exists", f"there is a copy from an earlier upgrade at {copy}", "move it to another place"
         ) from exc
     except (OSError, sqlite3.Error) as exc:
-        copy.unlink(missing_ok=True)
+        path.with_name(f"{copy.name}.new").unlink(missing_ok=True)
         raise Unavailable(f"can't copy the database {path}: {exc}") from exc
     return str(found), copy
 

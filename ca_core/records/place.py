@@ -39,7 +39,8 @@ _NETWORK = frozenset(
             "nfs4",
         ),
         *("orangefs", "smb2", "smb3", "smbfs"),
-        *("fuse.ceph", "fuse.davfs2", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
+        *("fuse.ceph", "fuse.ceph-fuse", "fuse.davfs2", "fuse.gcsfuse", "fuse.glusterfs", "fuse.juicefs", "fuse.mfs"),
+        *("fuse.rclone", "fuse.s3fs", "fuse.smbnetfs", "fuse.sshfs", "fuse.vmhgfs-fuse", "gfs2", "ocfs2", "vboxsf"),
     }
 )
 
@@ -86,7 +87,7 @@ class Headroom:
                 f"the disk under {self._path} is nearly full ({free >> 20} MiB are free): make room, and issuing "
                 "goes on by itself"
             )
-        if wal > WAL_BOUND:
+        if wal > WAL_BOUND:  # enforces case 58
             return (
                 f"the write-ahead log of {self._path} has grown to {wal >> 20} MiB, because another program keeps "
                 f"reading the store ('fuser {self._path}' names it): end that program, and issuing goes on by itself"

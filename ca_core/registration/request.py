@@ -248,7 +248,7 @@ class Registration:
             decision = Decision(
                 realm, requester, csr, call, profile.name, issuer, signed, key, retry_since, dropped, now
             )
-            await self._store.commit(issued_unit(decision))
+            await self._store.commit(issued_unit(decision))  # enforces case 56
         except BaseException:
             self._rates.give_back(*rated)
             raise

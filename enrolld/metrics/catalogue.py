@@ -150,7 +150,7 @@ REQUESTS = _counter(
     _REALM,
     _PROTOCOL,
     _OPERATION,
-    _closed("outcome", "issued", "pending", "refused", "error", "served"),
+    _closed("outcome", "issued", "pending", "refused", "overloaded", "error", "gone", "served"),
 )
 REFUSALS = _counter(
     "enrolld_refusals_total",

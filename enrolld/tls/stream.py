@@ -144,6 +144,11 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
         return self._state is State.OPENING
 
     @property
+    def is_silent(self) -> bool:
+        """Whether the peer has not begun its handshake, or not said whom it wants."""
+        return self._state is State.OPENING
+
+    @property
     def is_open(self) -> bool:
         """Whether the inner protocol is there, and nobody has closed."""
         return self._state is State.OPEN

@@ -55,6 +55,11 @@ class TlsTransport(StreamTransport):
             return True
         return super().get_extra_info(name, default)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is no whole ClientHello yet."""
+        return self._state is State.OPENING and self._engine.context is None
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection is gone."""
         if self._state is State.OPENING and exc is not None:

@@ -16,6 +16,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     at = type(call.excinfo.value).__name__ if call.excinfo is not None else ""
+    if at == "Failed" and str(call.excinfo and call.excinfo.value).startswith("Timeout"):
+        at = "Timeout"  # a test that hung shows nothing
     _ENDED.append({"test": report.nodeid, "when": str(report.when), "outcome": report.outcome, "at": at})
     return report
 

@@ -107,7 +107,7 @@ def living(folder: Path) -> Iterator[Mortal]:
 # Once in some ten thousand connections that are reset in their handshake, Python's ssl forgets to close its socket.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(3 * 3600 if LONG else 600)
-def test_however_often_it_is_killed_no_certificate_is_lost_and_no_client_is_stranded(tmp_path: Path) -> None:
+def test_case_56_however_often_it_is_killed_no_certificate_is_lost_and_no_client_is_stranded(tmp_path: Path) -> None:
     print(f"seed {SEED}")
     with living(tmp_path) as mortal:
         storm(mortal)

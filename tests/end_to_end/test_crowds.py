@@ -119,7 +119,7 @@ def alive(processes: list["subprocess.Popen[str]"]) -> int:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running_daemon(tmp_path_factory.mktemp("crowds")) as running:
+    with running_daemon(tmp_path_factory.mktemp("crowds"), settings="[limits]\ntrusted = []\n") as running:
         revoke_many(running, REVOKED)
         yield running
 
@@ -149,7 +149,7 @@ def revoke_many(daemon: Daemon, count: int) -> None:
 
 
 def job(daemon: Daemon, **counts: int) -> Job:
-    sources = [f"127.0.{third}.{last}" for third in range(2, 6) for last in range(1, 5)]
+    sources = [f"127.0.{third}.{last}" for third in range(2, 12) for last in range(1, 11)]
     return Job(daemon.https_port, daemon.http_port, str(daemon.root), LARGE, sources, **counts)
 
 
@@ -176,10 +176,11 @@ def test_case_51_an_honest_client_enrolls_within_a_second_beside_thousands_who_d
     ):
         print(f"an honest client {what}: {figures}")
     for figures in (not_reading, beside_slow, beside_all):
-        assert statistics.median(figures.seconds) < 1.0, figures
+        assert sorted(figures.seconds)[-2] < 1.0, f"of ten, more than one had to wait: {figures}"
     assert still > IDLE * 9 // 10, "the idle ones were there"
     # One copy of the CRL, and what the sockets of those who don't read hold.
     assert not_reading.memory - before_answers < (32 << 20) + DEAF * (256 << 10)
+    assert beside_slow.memory - not_reading.memory < SLOW * 2 * MAX_IDLE_BYTES
     assert beside_all.memory - beside_slow.memory < IDLE * MAX_IDLE_BYTES
     assert honest.enroll().seconds
 

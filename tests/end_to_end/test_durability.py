@@ -97,7 +97,7 @@ def enroll(daemon: Daemon, name: str, secret: str) -> Enrolled:
         return Enrolled(port, wire.read_answer(connection).certificate)
 
 
-def test_no_answer_with_a_certificate_is_written_before_the_sync_that_covers_it(trace: Trace) -> None:
+def test_case_56_no_answer_with_a_certificate_is_written_before_the_sync_that_covers_it(trace: Trace) -> None:
     calls = syscalls.read_trace(trace.text)
     assert len(trace.certificates) == ONE_BY_ONE + AT_ONCE
     assert syscalls.answers_written(calls) >= len(trace.certificates)

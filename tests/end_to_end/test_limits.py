@@ -19,8 +19,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from enrolld.process import raise_descriptor_limit
 from tests.end_to_end import scep_wire, wire
+from tests.end_to_end.test_crowds import memory_of
 from tests.helpers.daemon import Daemon, eventually, running_daemon
+from tests.helpers.disks import worker_of
 from tests.scep_server.client import CSR, Envelope, Request
 
 ATTACKER, NEIGHBOUR = "127.0.0.66", "127.0.0.7"
@@ -104,7 +107,7 @@ def test_a_source_with_too_many_idle_connections_loses_its_oldest_and_is_served_
     assert "connections_of_source" in log_of(crowded)
 
 
-def test_the_source_that_fills_the_house_makes_room_for_all_others(crowded: Daemon) -> None:
+def test_case_51_the_source_that_fills_the_house_makes_room_for_all_others(crowded: Daemon) -> None:
     device = Device(crowded, "honest")
     with contextlib.ExitStack() as stack:
         mine = [stack.enter_context(connect(crowded.http_port, NEIGHBOUR)) for _ in range(2)]
@@ -150,6 +153,28 @@ def test_what_is_being_served_is_not_cut(crowded: Daemon) -> None:
             stack.enter_context(connect(crowded.http_port, ATTACKER))
         tls.sendall(request[-10:])
         assert wire.read_answer(tls).status == 200
+
+
+def test_case_51_bodies_that_never_end_hold_no_more_memory_than_all_may(behind: Daemon) -> None:
+    """Each announces 128 KiB and sends all but a byte; together they may hold 32 MiB."""
+    raise_descriptor_limit()
+    worker = worker_of(behind)
+    before = memory_of(worker)
+    head = b"POST /scep?operation=PKIOperation HTTP/1.1\r\nHost: localhost\r\nContent-Length: 131072\r\n\r\n"
+    body = b"A" * 131_071
+    with contextlib.ExitStack() as stack:
+        senders = []
+        for number in range(2_500):
+            connection = stack.enter_context(connect(behind.http_port, f"127.0.6.{number % 50 + 1}"))
+            with contextlib.suppress(OSError):
+                connection.sendall(head + body)
+            senders.append(connection)
+        answer = wire.read_answer(senders[0])
+        assert (answer.status, behind.explain(answer.request_id)["code"]) == (503, "bodies_in_all")
+        assert Device(behind, "small-body").ask(NEIGHBOUR).status == 200
+        held = memory_of(worker) - before
+    print(f"2,500 bodies of 128 KiB held {held >> 20} MiB")
+    assert held < 350 << 20, "without a bound it is more than 500 MiB"
 
 
 def _client_hello() -> bytes:

@@ -1,5 +1,6 @@
 """What a worker does now and then: who does it, and that a failure stops nothing else."""
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,8 @@ class Core:
         self.holds = holds
         self.broken = broken
         self.version = 1
+        self.shortage: str | None = None
+        self.store = SimpleNamespace(shortage=lambda: self.shortage)
         self.realms = SimpleNamespace(current=self._current)
         self.leases = SimpleNamespace(hold=self._hold)
         self.crls = SimpleNamespace(publish=self._publish)
@@ -128,6 +131,19 @@ async def test_a_chore_that_fails_stops_no_other_and_is_told_once_a_minute(caplo
         clock.now += 1
     assert core.done.count("ensure") > 10
     assert [record.message.partition(":")[0] for record in caplog.records] == ["can't publish CRLs"] * 2
+
+
+async def test_a_shortage_is_told_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    core, clock = Core(), Clock()
+    worker = chores(core, clock)
+    caplog.set_level(logging.INFO)
+    for core.shortage in (None, "the disk is nearly full (3 MiB)", "the disk is nearly full (2 MiB)", None, None):
+        await worker.round()
+    told = [record.message for record in caplog.records if "CRL" not in record.message]
+    assert told == [
+        "nothing is issued: the disk is nearly full (3 MiB)",
+        "there is room again, and certificates are issued",
+    ]
 
 
 async def test_a_store_that_gives_no_lease_is_no_reason_to_act() -> None:

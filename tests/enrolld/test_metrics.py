@@ -332,7 +332,11 @@ def test_what_a_worker_serves_while_it_leaves_is_counted(daemon: Daemon) -> None
         for peer in begun:
             peer.sendall(rest)
         assert [wire.read_answer(peer).status for peer in begun] == [200] * 8
-    eventually(lambda: True if total(scrape(daemon), "enrolld_workers") == WORKERS else None, what="the old are gone")
+
+    def told() -> bool | None:
+        return total(scrape(daemon), "enrolld_requests_total", **served) >= before + 8 or None
+
+    eventually(told, what="their last words are in")
     assert total(scrape(daemon), "enrolld_requests_total", **served) == before + 8
 
 

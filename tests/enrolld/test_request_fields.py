@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from ca_core.core import Core
-from enrolld.request_fields import connection_fields, operation_of, outcome_of, protocol_of
+from enrolld.request_fields import GONE, connection_fields, operation_of, outcome_of, protocol_of
 from enrolld.tls import TlsPeer
 from tests.helpers.core import enrolled
 
@@ -38,10 +38,12 @@ def peer(*chain: bytes) -> TlsPeer:
         pytest.param(404, {}, "refused", id="not-found"),
         pytest.param(429, {"event.code": "rate_source"}, "refused", id="too-many"),
         pytest.param(500, {}, "error", id="our-fault"),
-        pytest.param(503, {"event.code": "overloaded"}, "error", id="no-place"),
+        pytest.param(503, {"event.code": "overloaded"}, "overloaded", id="no-place"),
+        pytest.param(503, {"event.code": "bodies_in_all"}, "overloaded", id="no-room"),
+        pytest.param(GONE, {}, "gone", id="the-peer-left"),
     ],
 )
-def test_an_outcome_is_one_of_five(status: int, fields: dict[str, str], outcome: str) -> None:
+def test_an_outcome_is_one_of_seven(status: int, fields: dict[str, str], outcome: str) -> None:
     assert outcome_of(status, fields) == outcome
 
 

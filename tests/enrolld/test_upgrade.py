@@ -74,6 +74,19 @@ def test_an_upgrade_never_overwrites_a_copy(directory: Path, capsys: pytest.Capt
     assert "transaction_id" not in columns(directory / "enrolld.db", "certificate")
 
 
+def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(opening, "_migrate", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            opening.upgrade_store(f"sqlite:///{directory / 'enrolld.db'}")
+    assert columns(directory / "enrolld.db", "tally") == []
+    done = ask(directory, capsys, "upgrade")
+    assert Path(done["copy"]).name == "enrolld.db.0001"
+    assert columns(directory / "enrolld.db", "tally") != []
+
+
 @pytest.mark.parametrize("revision", ["9999", ""])
 def test_a_store_of_another_version_is_left_alone(
     directory: Path, capsys: pytest.CaptureFixture[str], revision: str

@@ -256,7 +256,7 @@ REFUSALS = {
 
 CUT_OFF = ("http_malformed", "The body did not arrive whole.")
 OF_THE_CORE = {"secret_wrong", "realm_unknown"}
-OF_OTHERS = {"overloaded", "http_body_timeout"}  # of the queue, and of the connection
+OF_OTHERS = {"overloaded", "http_body_timeout", "bodies_in_all"}  # of the queue, and of the connection
 
 PATHS = {
     "root": "/",

@@ -91,7 +91,7 @@ async def test_the_log_is_begun_anew_when_it_is_long_although_readers_come_and_g
     assert max(sizes) < 1024 * 1024
 
 
-async def test_a_reader_that_does_not_end_stops_issuing_before_the_log_fills_the_disk(
+async def test_case_58_a_reader_that_does_not_end_stops_issuing_before_the_log_fills_the_disk(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "_WAL_AIM", 64 * 1024)
