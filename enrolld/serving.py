@@ -25,7 +25,7 @@ from enrolld.contexts import Contexts
 from enrolld.http_bodies import OpenBodies
 from enrolld.http_refusal import LOGGED, OWN_WORDS
 from enrolld.http_server import Listener, host_of, request_id_of, serve_plain, serve_tls
-from enrolld.limits import Networks
+from enrolld.limits import Limits, Networks
 from enrolld.metrics import catalogue as metrics
 from enrolld.metrics import exposition
 from enrolld.metrics.counts import Counts, Key, Numbers
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["Serving", "request_logger", "run", "serve"]
 
 _DRAIN_SECONDS = 15.0
-_OTHER_DESCRIPTORS = 64  # the store, its log, sockets that listen, and what is opened now and then
+_ADMIN_CONNECTIONS = 64
+_OTHER_DESCRIPTORS = 64 + _ADMIN_CONNECTIONS  # the store, its log, sockets that listen, and what is opened now and then
 _MAX_PUBLIC_BODY = 1024  # nothing is ever sent to what only publishes
 
 
@@ -124,6 +125,8 @@ async def serve(
 
     serving = Serving()
     connections = serving.connections = watch_connections(settings)
+    few = Limits(connections=_ADMIN_CONNECTIONS, handshakes=_ADMIN_CONNECTIONS)
+    admin_connections = Connections(few, Board.make(1).seat(0), _ADMIN_CONNECTIONS)
     proxies = Networks(settings.proxies)
     bodies = OpenBodies()
     scep = scep_first(Scep(core, peer=_peer, new_request_id=new_request_id))
@@ -142,8 +145,8 @@ async def serve(
         sock = socket.socket(fileno=inherited.descriptor)
         sock.setblocking(False)
         is_proxy = proxies.has if inherited.proxied else None
-        # Whoever watches health must get in when the house is full.
-        watch = connections if kind != "admin" else None
+        # Whoever watches health must get in when the house is full, so it has a small one of its own.
+        watch = connections if kind != "admin" else admin_connections
         if kind == "https":
             listener = await serve_tls(
                 runners[kind],

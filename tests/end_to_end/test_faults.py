@@ -6,6 +6,7 @@ After each fault the same client asks again with the same key and secret, and ge
 import contextlib
 import json
 import signal
+import socket
 import sqlite3
 import urllib.error
 import urllib.request
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.end_to_end import wire
 from tests.helpers.daemon import Daemon, eventually, run_enrolld, running_daemon
-from tests.helpers.disks import SmallDisk, failing, small_disk
+from tests.helpers.disks import SmallDisk, failing, small_disk, worker_of
 
 DISK = 96 << 20
 ADMIN = ("--admin", "127.0.0.1:0")
@@ -71,6 +72,14 @@ def readiness(daemon: Daemon) -> tuple[int, list[str]]:
         return refused.code, json.load(refused)["reasons"]
 
 
+def _is_ready(daemon: Daemon) -> bool | None:
+    """Whether it says so; a connection that was cut for others is no answer."""
+    try:
+        return readiness(daemon)[0] == 200 or None
+    except OSError:
+        return None
+
+
 def nothing_was_lost(daemon: Daemon) -> None:
     """The store is sound, and each certificate has one event that says it was issued."""
     with contextlib.closing(sqlite3.connect(daemon.directory / "enrolld.db")) as store:
@@ -114,6 +123,17 @@ def test_case_57_a_row_that_can_not_be_written_issues_nothing_and_spends_nothing
     certificate = client.is_served()
     assert [row["serial"] for row in daemon.certificates_of(client.name)] == [f"{certificate.serial_number:x}"]
     nothing_was_lost(daemon)
+
+
+def test_connections_to_the_admin_listener_are_few_and_health_still_answers(daemon: Daemon) -> None:
+    port = int(daemon.addresses["admin"][0].rpartition(":")[2])
+    descriptors = Path(f"/proc/{worker_of(daemon)}/fd")
+    before = len(list(descriptors.iterdir()))
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        eventually(lambda: _is_ready(daemon), what="health answers")
+        assert len(list(descriptors.iterdir())) - before < 120
 
 
 FAILING = [("pwrite64", "EROFS"), ("pwrite64", "ENOSPC"), ("pwrite64", "EIO"), ("fdatasync", "EIO")]
