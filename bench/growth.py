@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.load import Client, Job, Result
-from bench.machine import cpu_seconds, load, resident
+from bench.machine import cpu_seconds, csr, load
 from certs.demo_pki import make_manufacturer
 from tests.helpers.daemon import Daemon, running_daemon
+from tests.helpers.processes import resident
 
 __all__ = ["HEAD", "measure"]
 
@@ -114,8 +115,6 @@ class _Requests:
 
     def clients(self, count: int) -> list[Client]:
         """Each device with its share of `count` requests."""
-        from bench.machine import csr
-
         share = max(1, count // DEVICES)
         return [
             Client(str(idevid.chain), str(idevid.key), [csr(f"bench-{number}") for _ in range(share)])

@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from bench.load import Job, Result
 
-__all__ = ["cpu_seconds", "csr", "load", "resident", "rsa_key"]
+__all__ = ["cpu_seconds", "csr", "load", "rsa_key"]
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -45,9 +45,3 @@ def cpu_seconds(pid: int) -> float:
     """CPU time of all threads of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
-
-
-def resident(pid: int) -> int:
-    """Resident bytes of a process."""
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) * 1024

@@ -23,7 +23,7 @@ from ca_core.records.times import utc_now
 from tests.end_to_end import wire
 from tests.helpers.crowd import Job
 from tests.helpers.daemon import Daemon, eventually, running_daemon
-from tests.helpers.disks import worker_of
+from tests.helpers.processes import resident, worker_of
 
 LONG = os.environ.get("ENROLLD_LONG") == "1"
 IDLE, SLOW, DEAF = (10_000, 1_000, 100) if LONG else (1_000, 120, 30)
@@ -69,13 +69,7 @@ class Honest:
             answer = wire.exchange(self.daemon.https_port, self.context, request)
             seconds.append(time.perf_counter() - since)
             assert answer.status == 200, answer
-        return Figures(seconds, memory_of(worker_of(self.daemon)))
-
-
-def memory_of(pid: int) -> int:
-    """Resident bytes."""
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) * 1024
+        return Figures(seconds, resident(worker_of(self.daemon)))
 
 
 @contextlib.contextmanager
@@ -193,7 +187,7 @@ def test_what_a_crowd_took_is_given_back(daemon: Daemon) -> None:
     figures = []
     for _ in range(3):
         with crowd(job(daemon, idle=IDLE // 4)):
-            figures.append(memory_of(worker))
+            figures.append(resident(worker))
         eventually(lambda: len(list(open_files.iterdir())) <= before + 8 or None, what="descriptors are given back")
     print(f"memory with {IDLE // 4} connections, three times: {[figure >> 20 for figure in figures]} MiB")
     assert figures[2] - figures[1] < IDLE // 4 * 16 * 1024

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.end_to_end import wire
 from tests.helpers.daemon import Daemon, eventually, run_enrolld, running_daemon
-from tests.helpers.disks import SmallDisk, failing, small_disk, worker_of
+from tests.helpers.disks import SmallDisk, failing, small_disk
+from tests.helpers.processes import worker_of
 
 DISK = 96 << 20
 ADMIN = ("--admin", "127.0.0.1:0")

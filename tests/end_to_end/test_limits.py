@@ -21,9 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from enrolld.process import raise_descriptor_limit
 from tests.end_to_end import scep_wire, wire
-from tests.end_to_end.test_crowds import memory_of
 from tests.helpers.daemon import Daemon, eventually, running_daemon
-from tests.helpers.disks import worker_of
+from tests.helpers.processes import resident, worker_of
 from tests.scep_server.client import CSR, Envelope, Request
 
 ATTACKER, NEIGHBOUR = "127.0.0.66", "127.0.0.7"
@@ -159,7 +158,7 @@ def test_case_51_bodies_that_never_end_hold_no_more_memory_than_all_may(behind: 
     """Each announces 128 KiB and sends all but a byte; together they may hold 32 MiB."""
     raise_descriptor_limit()
     worker = worker_of(behind)
-    before = memory_of(worker)
+    before = resident(worker)
     head = b"POST /scep?operation=PKIOperation HTTP/1.1\r\nHost: localhost\r\nContent-Length: 131072\r\n\r\n"
     body = b"A" * 131_071
     with contextlib.ExitStack() as stack:
@@ -172,7 +171,7 @@ def test_case_51_bodies_that_never_end_hold_no_more_memory_than_all_may(behind: 
         answer = wire.read_answer(senders[0])
         assert (answer.status, behind.explain(answer.request_id)["code"]) == (503, "bodies_in_all")
         assert Device(behind, "small-body").ask(NEIGHBOUR).status == 200
-        held = memory_of(worker) - before
+        held = resident(worker) - before
     print(f"2,500 bodies of 128 KiB held {held >> 20} MiB")
     assert held < 350 << 20, "without a bound it is more than 500 MiB"
 

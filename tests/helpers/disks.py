@@ -10,8 +10,9 @@ import pytest
 
 from tests.end_to_end.clients import in_ci, needs
 from tests.helpers.daemon import Daemon, eventually
+from tests.helpers.processes import worker_of
 
-__all__ = ["SmallDisk", "failing", "small_disk", "worker_of"]
+__all__ = ["SmallDisk", "failing", "small_disk"]
 
 
 class SmallDisk:
@@ -63,12 +64,6 @@ def small_disk(root: Path, size: int) -> Iterator[SmallDisk]:
         yield SmallDisk(root, size)
     finally:
         subprocess.run(["umount", "--lazy", str(root)], check=True)
-
-
-def worker_of(daemon: Daemon) -> int:
-    """The process id of a worker of the daemon."""
-    supervisor = daemon.process.pid
-    return int(Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()[0])
 
 
 @contextlib.contextmanager
