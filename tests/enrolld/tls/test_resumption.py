@@ -40,7 +40,10 @@ def test_a_session_of_another_server_with_the_same_key_is_not_resumed(
     context = pki.client(pki.device, version=version)
     with ResumingServer(pki, tickets=tickets) as other:
         session, _ = session_of(other.port, context)
-        assert session_of(other.port, context, session)[1] is True  # the twin: it is good where it is from
+        is_resumed = session_of(other.port, context, session)[1]  # the twin: it is good where it is from
+    if not tickets and not is_resumed:
+        pytest.skip("this Python's ssl keeps no sessions without tickets, so that there is none to offer")
+    assert is_resumed is True
     for _ in range(3):
         assert session_of(served.port, context, session)[1] is False
         assert served.next_peer().chain == pki.device.der_chain
