@@ -310,8 +310,7 @@ def _convert(value: object, kind: type[msgspec.Struct], path: tuple[str, ...], f
     if not isinstance(value, dict):
         faults.append(f"{'.'.join(path)}: expected a table [{'.'.join(path)}]")
         return kind()
-    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-    python_names = {field.encode_name: field.name for field in msgspec.structs.fields(kind)}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     good: dict[str, object] = {}
     for key, item in value.items():
         where = (*path, str(key))
@@ -319,13 +318,15 @@ def _convert(value: object, kind: type[msgspec.Struct], path: tuple[str, ...], f
             nearest = "".join(difflib.get_close_matches(str(key), fields, 1, 0.5))
             hint = f"; the nearest is {'.'.join((*path, nearest))}" if nearest else f"; known are {', '.join(fields)}"
             faults.append(f"{'.'.join(where)}: no such key{hint}")
-        elif isinstance(fields[key], type) and issubclass(fields[key], msgspec.Struct):
-            good[python_names[key]] = _convert(item, fields[key], where, faults)
+            continue
+        name, expected = fields[key].name, fields[key].type
+        if isinstance(expected, type) and issubclass(expected, msgspec.Struct):
+            good[name] = _convert(item, expected, where, faults)
         else:
             try:
-                good[python_names[key]] = msgspec.convert(item, fields[key])
+                good[name] = msgspec.convert(item, expected)
             except msgspec.ValidationError as exc:
-                choices = [str(choice) for choice in typing.get_args(fields[key]) if isinstance(choice, str)]
+                choices = [str(choice) for choice in typing.get_args(expected) if isinstance(choice, str)]
                 sentence = f"expected one of {', '.join(choices)}" if choices else _in_toml_words(str(exc))
                 faults.append(f"{'.'.join(where)}: {sentence}")
     return kind(**good)

@@ -76,20 +76,12 @@ class SoftwareSigner:
         return self._key.sign(data, ec.ECDSA(self.digest))
 
 
-class ThreadedSigner:
+class ThreadedSigner(SoftwareSigner):
     """A signing key that takes its time, used in a thread: large RSA, later an HSM.
 
     The event loop serves others meanwhile; OpenSSL signs without the interpreter's lock. A few sign at a time, and how
     many wait is bounded before, by the gate.
     """
-
-    backend = "software"
-
-    def __init__(self, key: PrivateKey) -> None:
-        self._key = key
-        self._at_once = SoftwareSigner(key)
-        self.public_key = key.public_key()
-        self.digest = digest_for(self.public_key)
 
     async def sign_certificate(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         """Sign a finished builder."""
@@ -97,7 +89,7 @@ class ThreadedSigner:
 
     async def sign(self, data: bytes) -> bytes:
         """The signature over `data`."""
-        return await asyncio.get_running_loop().run_in_executor(_threads(), self._at_once.sign_now, data)
+        return await asyncio.get_running_loop().run_in_executor(_threads(), self.sign_now, data)
 
 
 def software_signer(key: PrivateKey) -> Signer:

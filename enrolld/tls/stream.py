@@ -149,11 +149,6 @@ class StreamTransport(asyncio.Transport, asyncio.Protocol):
         return self._state is State.OPENING
 
     @property
-    def is_open(self) -> bool:
-        """Whether the inner protocol is there, and nobody has closed."""
-        return self._state is State.OPEN
-
-    @property
     def is_cut(self) -> bool:
         """Whether its TCP connection is closed, or about to be."""
         return self._raw is None or self._raw.is_closing()

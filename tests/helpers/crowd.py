@@ -11,7 +11,6 @@ import socket
 import ssl
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -176,7 +175,6 @@ def main(job: Job) -> None:
     for _ in sys.stdin:
         print(f"open {crowd.alive()}", flush=True)
     done.set()
-    time.sleep(0)
 
 
 if __name__ == "__main__":
