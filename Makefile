@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DIR ?= ./enrolld-data
 WORKERS ?= auto
 
-.PHONY: serve test long mutants lint format bench lock clean
+.PHONY: serve test long chaos mutants lint format bench lock clean
 
 $(VENV)/.serve: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,10 @@ test: lint
 # The same tests with the large counts: tens of thousands of rounds.
 long: lint
 	ENROLLD_LONG=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 3600 $(ARGS)
+
+# Nodes killed, their clocks set, PostgreSQL killed and its disk filled, hundreds of times. ENROLLD_SEED repeats an order.
+chaos: $(VENV)/.test
+	ENROLLD_LONG=1 $(BIN)/python -m pytest -s --timeout 14400 tests/end_to_end/test_chaos.py $(ARGS)
 
 # Every line that is marked as enforcing an attack case, taken away in a copy: its test must fail. ARGS="--case 8".
 mutants: $(VENV)/.test

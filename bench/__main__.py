@@ -7,10 +7,7 @@ client shares the machine.
 """
 
 import argparse
-import asyncio
-import base64
 import io
-import itertools
 import pstats
 import signal
 import subprocess
@@ -19,16 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import growth
-from bench.load import PKI_MESSAGE, Client, Job, Result
-from bench.machine import cpu_seconds, csr, load, rsa_key
-from bench.scep import pkcs_req
-from ca_core.authority.sealing import UnlockKey
-from ca_core.core import Core, CoreConfig
-from certs.demo_pki import IDevId, make_manufacturer
-from tests.helpers.daemon import Daemon, running_daemon
-
-DEVICES = 10
+from bench import growth, stores
+from bench.load import Result
+from bench.machine import cpu_seconds
+from bench.makers import DEVICES, Est, Scep, work_off
+from tests.helpers.daemon import running_daemon
 
 
 def main() -> int:
@@ -37,9 +29,31 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2000, help="enrollments with P-256 (a tenth of it with RSA-2048)")
     parser.add_argument("--threads", type=int, default=8, help="connections at a time")
     parser.add_argument("--total", type=int, default=100_000, help="certificates that the growing store ends with")
+    parser.add_argument("--no-stores", action="store_true", help="leave out SQLite against PostgreSQL")
+    parser.add_argument("--only-stores", action="store_true", help="SQLite against PostgreSQL, and nothing else")
     parser.add_argument("--no-growth", action="store_true", help="leave the growing store out, which takes ten minutes")
     parser.add_argument("--no-profile", action="store_true", help="measure only")
     options = parser.parse_args()
+    if not options.only_stores:
+        _measure_protocols(options)
+    if options.only_stores or not options.no_stores:
+        print("\nSQLite against PostgreSQL, nodes of one worker, asked in turn:\n")
+        _print([stores.HEAD, *stores.measure(options.count, options.threads)], 13)
+    if not (options.only_stores or options.no_growth):
+        grown: list[tuple[str, ...]] = [growth.HEAD]
+        for workers in (1, 2):
+            grown.extend(growth.measure(workers, options.total, options.threads))
+        print("\nA store that grows (EST P-256, figures of 1,000 enrollments each):\n")
+        _print(grown, 12)
+    return 0
+
+
+def _print(rows: list[tuple[str, ...]], width: int) -> None:
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell in row))
+
+
+def _measure_protocols(options: argparse.Namespace) -> None:
     rows: list[tuple[str, ...]] = [("what", "enrollments", "per second", "CPU ms each", "p50 ms", "p99 ms")]
     profiles: list[str] = []
     with tempfile.TemporaryDirectory(prefix="enrolld-bench-") as name:
@@ -49,31 +63,22 @@ def main() -> int:
             here = Path(name) / kind.replace(" ", "-")
             (here / "enrolld").mkdir(parents=True, mode=0o700)
             (here / "enrolld" / "enrolld.toml").write_text(growth.NO_LIMITS)
-            make = _Scep(here) if kind.startswith("SCEP") else _Est(here, kind)
+            make = Scep(here) if kind.startswith("SCEP") else Est(here, kind)
             with running_daemon(here) as daemon:
                 make.prepare(daemon)
-                clients = make.clients(daemon.directory, count)
+                clients = make.clients(count)
                 worker = _only_child(daemon.process.pid)
                 before = cpu_seconds(worker)
                 port = daemon.http_port if make.listener == "http" else daemon.https_port
-                result = _load(port, make, daemon.root, clients, options.threads)
+                result = work_off([port], make, daemon.root, clients, options.threads)
                 cpu = cpu_seconds(worker) - before
             rows.append(_row(kind, result, cpu))
             if not options.no_profile:
                 profiles.append(_profile(kind, make, count // 2, options.threads))
-    for row in rows:
-        print("  ".join(cell.rjust(13) for cell in row))
+    _print(rows, 13)
     print("\nA new connection each (EST: mTLS), SQLite, one worker; every certificate durable when answered.")
     for text in profiles:
         print(text)
-    if not options.no_growth:
-        grown: list[tuple[str, ...]] = [growth.HEAD]
-        for workers in (1, 2):
-            grown.extend(growth.measure(workers, options.total, options.threads))
-        print("\nA store that grows (EST P-256, figures of 1,000 enrollments each):\n")
-        for row in grown:
-            print("  ".join(cell.rjust(12) for cell in row))
-    return 0
 
 
 def _row(kind: str, result: Result, cpu: float) -> tuple[str, ...]:
@@ -90,89 +95,16 @@ def _row(kind: str, result: Result, cpu: float) -> tuple[str, ...]:
     )
 
 
-class _Est:
-    """simpleenroll by IDevID, with keys of one kind."""
-
-    listener = "https"
-    path = "/.well-known/est/simpleenroll"
-    content_type = "application/pkcs10"
-
-    def __init__(self, folder: Path, kind: str) -> None:
-        self.folder = folder
-        self._is_rsa = kind.endswith("RSA-2048")
-        self._manufacturer = make_manufacturer("Bench Devices", folder / "manufacturer")
-
-    def prepare(self, daemon: Daemon) -> None:
-        """Have the manufacturer trusted and its devices registered."""
-        maker = self._manufacturer
-        daemon.ask("trust", "add", "--realm", "default", "--name", maker.name, str(maker.root))
-        for number in range(DEVICES):
-            name = f"bench-{number}"
-            serial_number = maker.make_device(name, f"SN-{number}", rsa_key=self._is_rsa).serial_number
-            with daemon.core() as core:
-                adding = core.devices.add(
-                    "default", name, serial_number=serial_number, manufacturer=maker.name, actor="bench"
-                )
-                asyncio.run(adding)
-
-    def clients(self, directory: Path, count: int) -> list[Client]:  # noqa: ARG002  # as `_Scep`
-        """The devices, each with its share of requests."""
-        found = []
-        for number in range(DEVICES):
-            idevid = IDevId(self._manufacturer.folder / f"bench-{number}", f"SN-{number}")
-            requests = [csr(f"bench-{number}", is_rsa=self._is_rsa) for _ in range(count // DEVICES)]
-            found.append(Client(str(idevid.chain), str(idevid.key), requests))
-        return found
-
-
-class _Scep:
-    """PKCSReq by secret, a new device each."""
-
-    listener = "http"
-    path = "/scep?operation=PKIOperation"
-    content_type = PKI_MESSAGE
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._numbers = itertools.count()
-
-    def prepare(self, daemon: Daemon) -> None:
-        """Nothing but the daemon is needed."""
-
-    def clients(self, directory: Path, count: int) -> list[Client]:
-        """One client that speaks for all devices."""
-        return [Client("", "", asyncio.run(self._requests(directory, count)))]
-
-    async def _requests(self, directory: Path, count: int) -> list[str]:
-        url = f"sqlite:///{directory / 'enrolld.db'}"
-        key = UnlockKey.load(directory / "keys" / "unlock")
-        core = Core.open(CoreConfig(url, key, "http://localhost:8080", demo=True, process="bench"))
-        try:
-            ra = (await core.ra(await core.realms.resolve("scep", None, None))).certificate
-            requests = []
-            for _ in range(count):
-                name = f"bench-scep-{next(self._numbers)}"
-                handed = await core.devices.add("default", name, actor="bench")
-                requests.append(base64.b64encode(pkcs_req(ra, name, handed.secret, rsa_key)).decode())
-            return requests
-        finally:
-            core.close()
-
-
-def _load(port: int, make: _Est | _Scep, root: Path, clients: list[Client], threads: int) -> Result:
-    return load(make.folder, Job("localhost", port, str(root), make.path, make.content_type, threads, clients))
-
-
-def _profile(kind: str, make: _Est | _Scep, count: int, threads: int) -> str:
+def _profile(kind: str, make: Est | Scep, count: int, threads: int) -> str:
     statistics = make.folder / "statistics"
     directory = make.folder / "enrolld"
     arguments = [sys.executable, "-m", "bench.profiled", str(directory), str(statistics), make.listener]
-    clients = make.clients(directory, count)
+    clients = make.clients(count)
     server = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert server.stdout is not None
         port = int(server.stdout.readline())
-        result = _load(port, make, make.folder / "default-root.pem", clients, threads)
+        result = work_off([port], make, make.folder / "default-root.pem", clients, threads)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)

@@ -42,7 +42,7 @@ class Growing:
         before = sum(map(cpu_seconds, self.workers))
         job = Job(
             "localhost",
-            self.daemon.https_port,
+            [self.daemon.https_port],
             str(self.daemon.root),
             "/.well-known/est/simpleenroll",
             "application/pkcs10",

@@ -29,10 +29,13 @@ class Client(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to send where; `threads` connections are open at a time. A body of PKCS#10 goes out as base64."""
+    """What to send where; `threads` connections are open at a time. A body of PKCS#10 goes out as base64.
+
+    Requests go to `ports` in turn.
+    """
 
     host: str
-    port: int
+    ports: list[int]
     root: str
     path: str
     content_type: str
@@ -68,9 +71,10 @@ def run(job: Job) -> Result:
                 if not work:
                     return
                 context, request = work.pop()
+                port = job.ports[len(work) % len(job.ports)]
             began = time.perf_counter()
             try:
-                status = _enroll(job, context, request)
+                status = _enroll(job, port, context, request)
             except OSError as exc:
                 status = f"{type(exc).__name__}: {exc}"
             took = (time.perf_counter() - began) * 1000
@@ -108,9 +112,9 @@ def _request(job: Job, body: str) -> bytes:
     return head.encode() + payload
 
 
-def _enroll(job: Job, context: ssl.SSLContext | None, request: bytes) -> str:
+def _enroll(job: Job, port: int, context: ssl.SSLContext | None, request: bytes) -> str:
     with contextlib.ExitStack() as stack:
-        connection = stack.enter_context(socket.create_connection((job.host, job.port), timeout=60))
+        connection = stack.enter_context(socket.create_connection((job.host, port), timeout=60))
         if context is not None:
             connection = stack.enter_context(context.wrap_socket(connection, server_hostname=job.host))
         connection.sendall(request)

@@ -15,13 +15,14 @@ from ca_core.meter import NO_METER, Meter
 from ca_core.model import Clock
 from ca_core.names import DEFAULT_REALM
 from ca_core.records.leases import Leases
-from ca_core.records.opening import create_store, exists, open_store
+from ca_core.records.opening import create_store, exists, open_store, shown
 from ca_core.records.place import Headroom
 from ca_core.records.sqlite import SqliteStore
-from ca_core.records.store import Hook, Store
+from ca_core.records.store import CLOCK_LEEWAY, Hook, Store
 from ca_core.records.times import utc_now
 from ca_core.registration.administration import RealmAdministration
 from ca_core.registration.attempts import Attempts
+from ca_core.registration.audit_desk import AuditDesk
 from ca_core.registration.certificates import Certificates
 from ca_core.registration.checkup import Checkup
 from ca_core.registration.desks import CrlDesk, IssuerDesk
@@ -42,10 +43,10 @@ VERSION = metadata.version("enrolld")
 class CoreConfig:
     """What a core is opened with.
 
-    `store_url` is `sqlite:///PATH`; without `unlock_key` nothing can be signed; `public_url` is where relying parties
-    fetch CRLs (`http://host[:port]`); `demo` limits certificates to seven days; `process` (serve, cli) stands in the
-    audit trail; `meter` is told what is to be counted. `rates` limits how often somebody may ask, and `waiting` how
-    many requests wait for their turn.
+    `store_url` is `sqlite:///PATH` or `postgresql://...`; without `unlock_key` nothing can be signed; `public_url` is
+    where relying parties fetch CRLs (`http://host[:port]`); `demo` limits certificates to seven days; `process` (serve,
+    cli) stands in the audit trail; `meter` is told what is to be counted. `rates` limits how often somebody may ask,
+    and `waiting` how many requests wait for their turn.
     """
 
     store_url: str
@@ -98,6 +99,7 @@ class Core:
             store, self.realms, self._issuers, self.issuance, clock, config.public_url
         )
         self.leases = Leases(store, clock)
+        self.audit = AuditDesk(store, self.realms, clock, VERSION)
 
     @classmethod
     def open(cls, config: CoreConfig) -> Self:
@@ -160,6 +162,10 @@ class Core:
         """Whether this machine's clock stands before the store's newest event, so that nothing is issued."""
         return await self.registration.clock_is_behind()
 
+    async def clock_is_off(self) -> bool:
+        """Whether this machine's clock differs from the store's by more than a minute, so that nothing is issued."""
+        return abs(await self.store.measure_drift()) > CLOCK_LEEWAY
+
     async def check(self, names: Sequence[str] = ()) -> list[Finding]:
         """Look at everything that could keep devices from enrolling; `names` are this server's. Empty: all is well."""
         checkup = Checkup(
@@ -171,7 +177,9 @@ class Core:
             now=self.config.clock(),
             demo=self.config.demo,
             behind=await self.clock_is_behind(),
+            off=await self.clock_is_off(),
             shortage=self.store.shortage(),
+            weakness=self.store.weakness,
         )
 
     async def figures(self) -> Figures:
@@ -192,7 +200,7 @@ class Core:
                 realms[name].certificates[state] = realms[name].certificates.get(state, 0) + total
         return Status(
             version=VERSION,
-            store=self.config.store_url,
+            store=shown(self.config.store_url),
             demo=self.config.demo,
             public_url=self.config.public_url,
             realms=list(realms.values()),

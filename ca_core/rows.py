@@ -195,3 +195,60 @@ class Status(Row, frozen=True, kw_only=True):
     realms: list[RealmStatus]
     crls: list[CrlRow]
     tolerances: list[ToleranceRow]
+
+
+class AuditRow(Row, frozen=True, kw_only=True):
+    """One event of the audit trail. `details` is what its action tells, or the text where that is no JSON."""
+
+    id: str
+    at: str
+    action: str
+    actor: str
+    realm: str | None
+    device: str | None
+    serial: str | None
+    request_id: str | None
+    details: Any
+    writer: str
+    sequence: int
+    hash: str | None
+
+
+class HeadRow(Row, frozen=True, kw_only=True):
+    """A common head of the audit trail."""
+
+    number: int
+    at: str
+    digest: str
+
+
+class AuditFinding(Row, frozen=True, kw_only=True):
+    """Something in the audit trail that is not as it was written. `code` is stable, `message` says what it is."""
+
+    code: str
+    writer: str | None
+    sequence: int | None
+    head: int | None
+    message: str
+
+
+class Verdict(Row, frozen=True, kw_only=True):
+    """What verifying the audit trail showed.
+
+    `uncovered` is how many events no head covers (yet); `findings` are the first of `findings_total`; `limits` says in
+    sentences what could not be verified; of the heads given by the operator, `kept_found` were there, and `kept_up_to`
+    is the number of the last of them.
+    """
+
+    ok: bool
+    events: int
+    writers: int
+    heads: int
+    last_head: HeadRow | None
+    uncovered: int
+    kept_given: int
+    kept_found: int
+    kept_up_to: int | None
+    findings: list[AuditFinding]
+    findings_total: int
+    limits: list[str]

@@ -1,4 +1,4 @@
-"""What has to be done now and then: CRLs that are due, server certificates that end, the sums of refusals.
+"""What has to be done now and then: CRLs that are due, server certificates that end, the sums of refusals, audit heads.
 
 Every worker looks; the one that holds the lease in the store does it. All of them reread what another may have renewed.
 """
@@ -26,7 +26,9 @@ _CRLS_EVERY = 1.0
 _LEASE_SECONDS = 10
 _HOLD_EVERY = 6.0  # each time is a durable commit
 _ASK_EVERY = 3.0
+_CLOCK_EVERY = 1.0
 _CERTIFICATES_EVERY = 5.0
+_HEADS_EVERY = 60.0
 _EAGER_SECONDS = 5.0  # after a realm has changed, which may have given it a host
 _SAME_COMPLAINT_EVERY = 60.0
 
@@ -68,7 +70,11 @@ class Chores:
             self._meter.lease(is_held=self._holds)
         if self._holds and self._due("crls", _CRLS_EVERY):
             await self._try("crls", "publish CRLs", self._publish)
+        if self._holds and self._due("audit_heads", _HEADS_EVERY):
+            await self._try("audit_heads", "make the audit trail's common head", self._head)
         await self._try("realms", "look at the realms", self._watch)
+        if self._due("clock", _CLOCK_EVERY):
+            await self._try("clock", "compare this machine's clock with the store's", self._core.store.measure_drift)
         self._tell_shortage()
         if self._due("certificates", 0.0 if self._clock() < self._eager_until else _CERTIFICATES_EVERY):
             # Whoever makes them shows them as well; the others reread.
@@ -84,6 +90,11 @@ class Chores:
         for row in await self._core.crls.publish(only_due=True):
             _LOG.info("CRL %d of %s is published, with %d entries", row.number, row.issuer, row.entries)
 
+    async def _head(self) -> None:
+        # Told to the log, so that it leaves this machine with it: `audit verify --head` reads these lines.
+        for head in await self._core.audit.make_heads():
+            _LOG.info("audit head %d is %s", head.number, head.digest)
+
     async def _watch(self) -> None:
         versions = {(realm.id, realm.version) for realm in (await self._core.realms.current()).values()}
         if versions != self._versions:
@@ -97,7 +108,7 @@ class Chores:
             if shortage is not None:
                 _LOG.error("nothing is issued: %s", shortage)
             else:
-                _LOG.info("there is room again, and certificates are issued")
+                _LOG.info("certificates are issued again")
         self._shortage = shortage
 
     async def _renew(self) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "Flags",
     "LogSettings",
     "Node",
+    "holds_password",
     "node_directory",
     "starting_file",
     "unknown_variables",
@@ -160,6 +161,12 @@ class Node(msgspec.Struct, frozen=True):
         url = content.store.url or f"sqlite:///{directory / 'enrolld.db'}"
         if not url.startswith(("sqlite:///", "postgresql://")):
             own.append("store.url: expected sqlite:///PATH or postgresql://...")
+        elif flags.store and holds_password(flags.store):
+            # "Secrets come by file or standard input, never as arguments": every user of the machine sees those.
+            own.append(
+                "store.url: a password among the arguments is seen by everybody here; put the URL into "
+                f"{FILE_NAME} or ENROLLD_STORE, or the password into ~/.pgpass"
+            )
         if faults := unreadable + [_with_origin(fault, flags, environ) for fault in own]:
             raise OperatorError(
                 "usage" if any(fault.startswith("--") for fault in faults) else "config_invalid",
@@ -253,7 +260,7 @@ names = [{given}]
 # trusted = ["127.0.0.0/8", "::1/128"]  # networks that no limit by source holds for
 
 [store]
-# url = "sqlite:///PATH"    # enrolld.db beside this file
+# url = "sqlite:///PATH"    # enrolld.db beside this file; several nodes share "postgresql://USER@HOST:PORT/DATABASE"
 
 [unlock]
 # file = "keys/unlock"      # opens the CA keys; better a systemd credential named enrolld-unlock
@@ -262,6 +269,11 @@ names = [{given}]
 # format = "auto"           # text on a terminal, else json
 # level = "info"
 """
+
+
+def holds_password(url: str) -> bool:
+    """Whether a database's URL has a password in it."""
+    return re.search(r"://[^/@]*:[^/@]+@|[?&](?:ssl)?password=", url) is not None
 
 
 def _read_file(path: Path, faults: list[str]) -> dict[str, object]:

@@ -6,6 +6,7 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
+from ca_core.errors import CoreError
 from enrolld.tls import ServerContext
 
 __all__ = ["Certificates", "Contexts"]
@@ -49,7 +50,10 @@ class Contexts:
 
     def __call__(self, server_name: str | None) -> ServerContext:
         """The context for `server_name`, None without SNI."""
-        identity = self._certificates.select(server_name)
+        try:
+            identity = self._certificates.select(server_name)
+        except CoreError as exc:
+            raise LookupError(str(exc)) from exc  # a node whose keys are sealed: the handshake ends with an alert
         key = (identity.fingerprint, identity.ask_client_certificate)
         context = self._made.get(key)
         if context is None:

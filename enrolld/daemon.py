@@ -16,7 +16,7 @@ import msgspec
 
 from ca_core.authority.sealing import UnlockKey
 from ca_core.core import Core, CoreConfig
-from ca_core.errors import OperatorError
+from ca_core.errors import CoreError, OperatorError
 from ca_core.names import DEFAULT_REALM
 from ca_core.records import opening
 from enrolld import log, notify, process, running, sockets, unlock
@@ -56,24 +56,27 @@ class Started(msgspec.Struct, frozen=True):
 
 def make(node: Node) -> Made:
     """Make the directory, the unlock key, the store and the default realm. Raises OperatorError."""
-    if opening.exists(node.store_url):
-        raise OperatorError(
-            "already_initialized",
-            f"There is a CA in {node.dir} already.",
-            "Run it with 'serve', or choose another --dir.",
-        )
-    _make_directory(node)
-    lock = running.lock(node.dir)
-    try:
-        port = next((address.port for address in node.http if address.port), None)
-        key, path = _unlock_key(node, new=True)
-        config = _config(node, key, node.public_url(port), "init")
-        fingerprint = asyncio.run(_prepare(node, config, (), new=True)).fingerprint
-    finally:
-        os.close(lock)
+    with opening.setting_up(node.store_url):
+        if opening.exists(node.store_url):
+            raise OperatorError(
+                "already_initialized",
+                f"There is a CA in {_place_of(node)} already.",
+                "Run it with 'serve', or choose another --dir."
+                if not opening.is_shared(node.store_url)
+                else "Run it with 'serve', with the unlock key that it was made with, or choose another database.",
+            )
+        _make_directory(node)
+        lock = running.lock(node.dir)
+        try:
+            port = next((address.port for address in node.http if address.port), None)
+            key, path = _unlock_key(node, new=True)
+            config = _config(node, key, node.public_url(port), "init")
+            fingerprint = asyncio.run(_prepare(node, config, (), new=True)).fingerprint
+        finally:
+            os.close(lock)
     return Made(
         dir=str(node.dir),
-        store=node.store_url,
+        store=opening.shown(node.store_url),
         realm=DEFAULT_REALM,
         names=list(node.names),
         demo=node.demo,
@@ -93,7 +96,6 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
     log.setup(node.log, "supervisor")
     for early in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(early, signal.SIG_IGN)  # until there is something to reload
-    new = not opening.exists(node.store_url)
     _make_directory(node)
     lock = running.lock(node.dir)  # (1)
     bound: list[tuple[str, socket.socket]] = []
@@ -104,10 +106,12 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
             if kind not in handed:
                 bound += [(kind, one) for one in sockets.bind(kind, getattr(node, kind.replace("-", "_")))]
         public_url = node.public_url(next((one.getsockname()[1] for kind, one in bound if kind == "http"), None))
-        key, path = _unlock_key(node, new=new)
-        config = _config(node, key, public_url, "supervisor")
         names = _server_names(node, bound)
-        prepared = asyncio.run(_prepare(node, config, names, new=new))  # (3)
+        with opening.setting_up(node.store_url):  # of two nodes that start on an empty database, one makes the CA
+            new = not opening.exists(node.store_url)
+            key, path = _unlock_key(node, new=new)
+            config = _config(node, key, public_url, "supervisor")
+            prepared = asyncio.run(_prepare(node, config, names, new=new))  # (3)
         state = RunState(
             pid=os.getpid(),
             version=version(),
@@ -189,17 +193,29 @@ def _make_directory(node: Node) -> None:
         ) from exc
 
 
-def _unlock_key(node: Node, *, new: bool) -> tuple[UnlockKey, Path | None]:
-    """The key, and its path when it was made just now."""
+def _place_of(node: Node) -> str:
+    """Where the CA of this node is, in words."""
+    return opening.shown(node.store_url) if opening.is_shared(node.store_url) else str(node.dir)
+
+
+def _unlock_key(node: Node, *, new: bool) -> tuple[UnlockKey | None, Path | None]:
+    """The key, and its path when it was made just now. A node of several goes on without one, and is not ready."""
     found = unlock.find(node, os.environ, unlock.ask if not new else None)
     if found is not None:
         return found, None
-    if not new:
+    if new:
+        return unlock.generate(node)
+    if not opening.is_shared(node.store_url):
         raise unlock.missing(node)
-    return unlock.generate(node)
+    _LOG.error("this node is not ready: %s %s", *_told(unlock.missing(node)))
+    return None, None
 
 
-def _config(node: Node, key: UnlockKey, public_url: str, process_name: str) -> CoreConfig:
+def _told(error: OperatorError) -> tuple[str, str]:
+    return error.message, error.remedy
+
+
+def _config(node: Node, key: UnlockKey | None, public_url: str, process_name: str) -> CoreConfig:
     return CoreConfig(
         store_url=node.store_url, unlock_key=key, public_url=public_url, demo=node.demo, process=process_name
     )
@@ -230,10 +246,15 @@ async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, ne
             core = await Core.create(config)
         if new:
             _write_settings(node)
-        if names:
-            await core.server_certificates.ensure(names)
-            await core.crls.publish(only_due=True)
-        await core.ra_certificates.ensure()
+        try:
+            if names:
+                await core.server_certificates.ensure(names)
+                await core.crls.publish(only_due=True)
+            await core.ra_certificates.ensure()
+        except CoreError as exc:
+            if new or not opening.is_shared(node.store_url):
+                raise
+            _LOG.error("this node is not ready: %s", exc)  # other nodes may be, and this one tells why it is not
         root = (await core.issuers.export(DEFAULT_REALM))[0]
         realms = (await core.realms.current()).values()
         reads_des = tuple(realm.name for realm in realms if realm.document.speaks_scep and realm.document.scep.read_des)
@@ -262,7 +283,7 @@ async def _free_device(core: Core) -> str:
         number += 1
 
 
-def _worker_settings(node: Node, state: RunState, names: tuple[str, ...], key: UnlockKey) -> Settings:
+def _worker_settings(node: Node, state: RunState, names: tuple[str, ...], key: UnlockKey | None) -> Settings:
     def settings(number: int, inherited: tuple[SocketSettings, ...], board: BoardSettings) -> WorkerSettings:
         return WorkerSettings(
             number=number,
@@ -273,7 +294,7 @@ def _worker_settings(node: Node, state: RunState, names: tuple[str, ...], key: U
             names=names,
             log=node.log,
             sockets=inherited,
-            unlock_key=key.to_bytes(),
+            unlock_key=key.to_bytes() if key is not None else None,
             board=board,
             limits=node.limits,
             proxies=node.proxies,

@@ -37,13 +37,17 @@ _NOT_KEPT = {"Cache-Control": "no-store"}
 
 async def _reasons(core: "Core") -> list[str]:
     """Why nothing can be issued now; empty when all is well. Nothing here names what a stranger should not know."""
-    reasons = [] if core.issuance.can_sign else ["there is no unlock key, so nothing can be signed"]
+    reasons: list[str] = []
     try:
         async with asyncio.timeout(_PATIENCE):
+            if (locked := await core.issuance.unlock_trouble()) is not None:
+                return [locked]  # whatever else there is follows from that
+            if await core.clock_is_off():
+                reasons.append("this machine's clock stands more than a minute from the store's: set the clock")
+            elif core.store.shortage() is not None:
+                reasons.append("there is no room in the store; the log says why")
             if await core.clock_is_behind():
                 reasons.append("this machine's clock stands before the store's newest event")
-            if core.store.shortage() is not None:
-                reasons.append("there is no room in the store; the log says why")
         core.server_certificates.select(None)
     except TimeoutError:
         reasons.append("the store does not answer")

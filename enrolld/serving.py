@@ -5,6 +5,7 @@ https serves EST, http what is published, both of them SCEP, admin health and me
 
 import asyncio
 import contextlib
+import logging
 import resource
 import signal
 import socket
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from ca_core.errors import MalformedRequest
+from ca_core.errors import CoreError, MalformedRequest
 from ca_core.model import Call, TlsPeer
+from ca_core.records.opening import is_shared
 from enrolld import health, log, process, publication
 from enrolld.board import Board
 from enrolld.chores import Chores
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Serving", "request_logger", "run", "serve"]
 
+_LOG = logging.getLogger(__name__)
 _DRAIN_SECONDS = 15.0
 _ADMIN_CONNECTIONS = 64
 _OTHER_DESCRIPTORS = 64 + _ADMIN_CONNECTIONS  # the store, its log, sockets that listen, and what is opened now and then
@@ -63,9 +66,15 @@ async def run(core: "Core", settings: WorkerSettings, channel: socket.socket, li
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    await core.server_certificates.refresh()
     select = Contexts(core.server_certificates)
-    select(None)  # what can't be served is found out here, not by the first client
+    try:
+        await core.server_certificates.refresh()
+        core.server_certificates.select(None)  # what can't be served is found out here, not by the first client
+    except CoreError as exc:
+        if not is_shared(settings.store_url):
+            raise
+        # Of several nodes: it says on /readyz what it lacks, publishes what needs no key, and is not sent any device.
+        _LOG.error("this node is not ready: %s", exc)
     refusals = RefusalLog()
     serving = await serve(core, settings, select, refusals, meter, link.totals)
     link.readers.append(lambda counts: _measure(counts, serving, core))

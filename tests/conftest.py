@@ -1,6 +1,11 @@
-"""For every test: a core on a SQLite file of its own, if it wants one; and no skips where .ci/run forbids them."""
+"""For every test: a core on a SQLite file of its own, if it wants one, or a database of PostgreSQL; and no skips where
+.ci/run forbids them.
+"""
 
+import contextlib
+import itertools
 import os
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -8,6 +13,7 @@ import pytest
 
 from ca_core.core import Core
 from tests.helpers.core import Installation, SetClock, make_installation
+from tests.helpers.postgres import Postgres, running_postgres
 
 NO_SKIPS = os.environ.get("ENROLLD_NO_SKIPS") == "1"
 
@@ -55,3 +61,24 @@ def core(installation: Installation) -> Iterator[Core]:
     opened = installation.open()
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of this process, for tests in which no disk fails; those that kill one start one of their own."""
+    memory = Path("/dev/shm")  # noqa: S108  # no secret of anybody's
+    with contextlib.ExitStack() as stack:
+        # Where waiting for the disk takes no time.
+        data = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory))) if memory.is_dir() else None
+        yield stack.enter_context(running_postgres(data=data))
+
+
+_databases = itertools.count(1)
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[str]:
+    """The URL of an empty database for one test alone."""
+    name = f"test_{next(_databases)}"
+    yield postgres.create(name)
+    postgres.drop(name)

@@ -82,6 +82,16 @@ class Issuance:
         """Whether the keys can be opened at all."""
         return self._unlock_key is not None
 
+    async def unlock_trouble(self) -> str | None:
+        """Why nothing can be signed, as far as the unlock key is concerned; None when it opens the CA keys."""
+        if self._unlock_key is None:
+            return "there is no unlock key, so nothing can be signed"
+        try:
+            await self._prove_unlock_key()
+        except SealingFailed:
+            return "the unlock key does not open the CA keys, so nothing can be signed"
+        return None
+
     async def issue(self, plan: CertificatePlan, issuer: Issuer, public_url: str) -> SignedCertificate:
         """Sign what the plan says under `issuer`, with CDP and AIA under `public_url`.
 

@@ -35,13 +35,14 @@ class Leases:
 
     async def hold(self, name: str, seconds: int) -> bool:
         """Take or keep the lease `name` for that long. Returns whether it is held."""
-        now = to_ms(self._clock())
+        # By the clock that all nodes share: of two that differ, the one ahead would take what the other holds.
+        now = to_ms(self._clock()) + round(self._store.drift * 1000)
         until = now + seconds * 1000
         take: Values = {"of_name": name, "holder": self._holder, "now": now, "until_at": until}
         make: Values = {"name": name, "holder": self._holder, "until_at": until}
         for query, params in ((_TAKE, take), (_MAKE, make)):
             try:
-                await self._store.commit(Unit(Guard(query, params), now))
+                await self._store.commit(Unit(Guard(query, params), now, touches=frozenset({f"lease:{name}"})))
             except (ConditionFailed, ConstraintFailed):
                 continue
             return True

@@ -20,11 +20,12 @@ Row = tuple[Any, ...]
 class Query:
     """One statement with named parameters. Compiled on first use, once per dialect."""
 
-    __slots__ = ("_clause", "_compiled")
+    __slots__ = ("_clause", "_compiled", "_positional")
 
     def __init__(self, clause: ClauseElement) -> None:
         self._clause = clause
         self._compiled: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._positional: dict[str, tuple[str, tuple[tuple[str, Any], ...]]] = {}
 
     def text(self, dialect: Dialect) -> tuple[str, dict[str, Any]]:
         """The statement's text for `dialect`, and the values of the constants in it."""
@@ -33,6 +34,16 @@ class Query:
             compiled = self._clause.compile(dialect=dialect)
             constants = {name: value for name, value in compiled.params.items() if value is not None}
             found = self._compiled[dialect.name] = (str(compiled), constants)
+        return found
+
+    def numbered(self, dialect: Dialect) -> tuple[str, tuple[tuple[str, Any], ...]]:
+        """The text for a `dialect` with numbered parameters; for each its name, and its value if it is a constant."""
+        found = self._positional.get(dialect.name)
+        if found is None:
+            compiled: Any = self._clause.compile(dialect=dialect)
+            names: list[str] = compiled.positiontup or []
+            found = str(compiled), tuple((name, compiled.params.get(name)) for name in names)
+            self._positional[dialect.name] = found
         return found
 
     def __repr__(self) -> str:

@@ -288,6 +288,16 @@ writer = Table(
     Column("pid", BigInteger, nullable=False),
     Column("version", Text, nullable=False),
     Column("started_at", BigInteger, nullable=False),
+    # The last event's number and hash, and how many events the common heads cover.
+    Column("sequence", BigInteger, nullable=False, server_default=text("0")),
+    Column("hash", LargeBinary),
+    Column("headed", BigInteger, nullable=False, server_default=text("0")),
+    Index(
+        "ix_writer_news",
+        "name",
+        sqlite_where=text("sequence <> headed"),
+        postgresql_where=text("sequence <> headed"),
+    ),
 )
 
 audit = Table(
@@ -304,9 +314,22 @@ audit = Table(
     Column("serial", String(40)),
     Column("request_id", String(16)),
     Column("details", Text, nullable=False),
+    # Every event has one; an earlier version, which may still run while the schema is already this, leaves it out.
+    Column("hash", LargeBinary),
     PrimaryKeyConstraint("writer", "sequence"),
     ForeignKeyConstraint(["writer"], ["writer.name"]),
     Index(None, "at"),
+)
+
+# Common heads: each covers the last event of every writer with news, and the head before it.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("previous", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
 )
 
 lease = Table(
@@ -317,9 +340,10 @@ lease = Table(
     Column("until_at", BigInteger, nullable=False),
 )
 
-# How many rows are in which state, kept by triggers (revision 0003) in the transaction that changes them, because
+# How many rows are in which state, kept by triggers (revision 0005) in the transaction that changes them, because
 # counting ten million rows takes seconds. `kind` is device, certificate (devices' alone), secret or audit; `state` is
-# the row's state, or the event's action. 0 stands for no realm and no issuer, hence no references.
+# the row's state, or the event's action. 0 stands for no realm and no issuer, hence no references. The count is the sum
+# over the shards, one for each connection that writes.
 tally = Table(
     "tally",
     metadata,
@@ -327,6 +351,7 @@ tally = Table(
     Column("realm_id", Id, nullable=False),
     Column("issuer_id", Id, nullable=False),
     Column("state", String(40), nullable=False),
+    Column("shard", Integer, nullable=False),
     Column("total", BigInteger, nullable=False),
-    PrimaryKeyConstraint("kind", "realm_id", "issuer_id", "state"),
+    PrimaryKeyConstraint("kind", "realm_id", "issuer_id", "state", "shard"),
 )

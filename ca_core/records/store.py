@@ -10,6 +10,9 @@ from typing import Protocol
 from ca_core.records.query import Query, Row, Value
 from ca_core.records.unit import Unit
 
+CLOCK_LEEWAY = 60.0
+"""Seconds that a machine's clock may differ from the store's."""
+
 Hook = Callable[[str], None]
 """Called with the name of a step (read, submit, lock, begin, guard, commit, durable); tests interfere there."""
 
@@ -46,6 +49,20 @@ class Store(Protocol):
 
         It is cheap: asked before every certificate.
         """
+        ...
+
+    @property
+    def weakness(self) -> str | None:
+        """Why a commit might not last, in words for the operator; None when nothing is known against it."""
+        ...
+
+    @property
+    def drift(self) -> float:
+        """Seconds to add to this machine's clock to get the store's, as last measured; 0 for a store without one."""
+        ...
+
+    async def measure_drift(self) -> float:
+        """Measure it now. Raises `Unavailable`."""
         ...
 
     def close(self) -> None:

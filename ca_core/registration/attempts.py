@@ -16,17 +16,19 @@ from ca_core.errors import OperatorError, Refusal
 from ca_core.limits import Buckets, source_prefix
 from ca_core.model import Call
 from ca_core.records.audit import AuditEvent
-from ca_core.records.query import Params, Query, Row, insert_into
+from ca_core.records.query import Params, Query, Row, Values, insert_into
 from ca_core.records.schema import attempt, device, realm
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, rfc3339
 from ca_core.records.unit import Guard, Step, Unit
+from ca_core.registration.tolerances import tolerance_steps, tolerance_touches
 from ca_core.rows import AttemptRow
 
 KEEP = 20
 KEEP_UNKNOWN = 10_000
 
 _a = attempt.c
+_LENGTHS = {column.name: getattr(column.type, "length", None) for column in attempt.columns}
 _INSERT = Query(insert_into(attempt).returning(_a.id))
 INSERT = Query(insert_into(attempt))
 PRUNE_DEVICE = Query(
@@ -115,7 +117,7 @@ def attempt_row(
     signature_hash: str | None = None,
 ) -> Params:
     """The row of one attempt: `at` in milliseconds since 1970, outcome issued, pending, refused or error."""
-    return {
+    row: Values = {
         "at": at,
         "request_id": call.request_id,
         "realm_id": realm_id,
@@ -133,6 +135,13 @@ def attempt_row(
         "tls": call.tls_version,
         "transaction_id": call.transaction_id,
     }
+    # A peer may have said more than a column holds, and what is told to people need not be whole.
+    return {name: value[: _LENGTHS[name]] if isinstance(value, str) else value for name, value in row.items()}
+
+
+def touched_device(device_id: object) -> str:
+    """The device among what a unit touches (`Unit.touches`)."""
+    return f"device:{device_id}"
 
 
 def transaction_details(call: Call) -> dict[str, Any]:
@@ -155,26 +164,35 @@ class Attempts:
         self._all = Buckets(rate=50.0, burst=400.0, clock=time.monotonic)
         self.dropped = 0
 
-    def record(self, row: Params, at: int, events: tuple[AuditEvent, ...] = (), steps: tuple[Step, ...] = ()) -> None:
+    def record(
+        self, row: Params, at: int, events: tuple[AuditEvent, ...] = (), tolerating: tuple[int, Call] | None = None
+    ) -> None:
         """Have an attempt written behind the answer, with what goes with it; beyond the rate it is only counted.
 
-        So it is while room is short: what is left is for revocations and CRLs.
+        `tolerating` counts the tolerances by which a call to a realm (its id) was read. While room is short nothing is
+        written: what is left is for revocations and CRLs.
         """
         if self._store.shortage() is not None:
             self.dropped += 1
             return
         if row["device_id"] is None:
             allowed = self._sources.take(source_prefix(str(row["source"]))) and self._all.take("unknown")
-            pruning = [Step(_PRUNE_SOURCE, {"source": row["source"]}, expect=None)]
+            steps = [Step(_PRUNE_SOURCE, {"source": row["source"]}, expect=None)]
+            touches: frozenset[str] | None = frozenset({f"source:{row['source']!s}"})
             if random.random() < 0.01:  # noqa: S311  # spreads a slow clean-up, decides nothing
-                pruning.append(Step(_PRUNE_UNKNOWN, {}, expect=None))
+                steps.append(Step(_PRUNE_UNKNOWN, {}, expect=None))
+                touches = None
         else:
             allowed = self._devices.take(row["device_id"])
-            pruning = [Step(PRUNE_DEVICE, _owner(row), expect=None)]
-        if allowed:
-            self._store.submit(Unit(Guard(_INSERT, row), at, (*pruning, *steps), events))
-        else:
+            steps = [Step(PRUNE_DEVICE, _owner(row), expect=None)]
+            touches = frozenset({touched_device(row["device_id"])})
+        if not allowed:
             self.dropped += 1
+            return
+        if tolerating is not None:
+            steps += tolerance_steps(*tolerating, at)
+            touches = touches and touches | tolerance_touches(*tolerating)
+        self._store.submit(Unit(Guard(_INSERT, row), at, tuple(steps), events, touches))
 
     async def explain(self, request_id: str) -> AttemptRow:
         """The attempt with this request id. Raises `OperatorError`."""

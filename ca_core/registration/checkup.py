@@ -35,14 +35,28 @@ class Checkup:
         self._ra = ra
 
     async def run(
-        self, names: Sequence[str], *, own: set[str], now: dt.datetime, demo: bool, behind: bool, shortage: str | None
+        self,
+        names: Sequence[str],
+        *,
+        own: set[str],
+        now: dt.datetime,
+        demo: bool,
+        behind: bool,
+        off: bool,
+        shortage: str | None,
+        weakness: str | None,
     ) -> list[Finding]:
         """Look at everything that could keep devices from enrolling. Empty when all is well.
 
         `names` are the configured ones, `own` the SANs of the shared host's certificate.
         """
         findings: list[Finding] = []
-        if shortage is not None:
+        if weakness is not None:
+            findings.append(_finding("error", "store_not_durable", weakness, "turn it on, and restart the server"))
+        if off:
+            text = "this machine's clock stands more than a minute from the database's, so nothing is issued"
+            findings.append(_finding("error", "clock_off", text, "set the clock"))
+        elif shortage is not None:
             findings.append(_finding("error", "room_short", f"nothing is issued: {shortage}", "make room"))
         if behind:  # enforces case 61
             text = "this machine's clock stands before the store's newest event, so nothing is issued"

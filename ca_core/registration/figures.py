@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from sqlalchemy import func, select
+from sqlalchemy import BigInteger, cast, func, select
 
 from ca_core.authority.issuer import ROOT
 from ca_core.model import Clock, DeviceState
@@ -27,7 +27,11 @@ SECRET_STATES = ("open", "spent", "void")
 
 _k, _t = crl.c, tally.c
 _newest = crl.alias("newest").c
-_TALLY = Query(select(_t.kind, _t.realm_id, _t.issuer_id, _t.state, _t.total))
+_TALLY = Query(
+    select(_t.kind, _t.realm_id, _t.issuer_id, _t.state, cast(func.sum(_t.total), BigInteger)).group_by(
+        _t.kind, _t.realm_id, _t.issuer_id, _t.state
+    )
+)
 _REALMS = Query(select(realm.c.id, realm.c.name).order_by(realm.c.id))
 _ISSUERS = Query(select(issuer.c.id, issuer.c.name, issuer.c.realm_id, issuer.c.family, issuer.c.not_after))
 # Without the list itself, which may be megabytes.

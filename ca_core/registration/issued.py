@@ -20,11 +20,11 @@ from ca_core.records.schema import certificate, device, device_secret
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit
 from ca_core.registration.attempts import INSERT as INSERT_ATTEMPT
-from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row, transaction_details
+from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row, touched_device, transaction_details
 from ca_core.registration.conditions import GUARDS
 from ca_core.registration.device import MAY_ENROLL
 from ca_core.registration.realm import Realm
-from ca_core.registration.tolerances import tolerance_steps
+from ca_core.registration.tolerances import tolerance_steps, tolerance_touches
 
 _SPEND = Query(
     device_secret.update()
@@ -122,7 +122,10 @@ def issued_unit(decision: Decision) -> Unit:
     steps.append(Step(INSERT_ATTEMPT, attempt))
     steps.append(Step(PRUNE_DEVICE, {"realm_id": realm.id, "device_id": device_id}, expect=None))
     steps += tolerance_steps(realm.id, call, at)
-    return Unit(Guard(insert, row | compared, diagnose), at, tuple(steps), (_event(decision, serial),))
+    # What the conditions look at belongs to the device or to a key, or is changed by units that run alone.
+    keys = {csr.spki_sha256, requester.credential_key or csr.spki_sha256}
+    touches = tolerance_touches(realm.id, call) | {touched_device(device_id), *(f"key:{key.hex()}" for key in keys)}
+    return Unit(Guard(insert, row | compared, diagnose), at, tuple(steps), (_event(decision, serial),), touches)
 
 
 def _event(decision: Decision, serial: str) -> AuditEvent:

@@ -15,14 +15,14 @@ from ca_core.authority.issuer import Issuer, Issuers
 from ca_core.authority.plan import CertificatePlan
 from ca_core.authority.sealing import UnlockKey
 from ca_core.errors import InternalError, SealingFailed, Unavailable
-from ca_core.model import Clock, RaKey
+from ca_core.model import Call, Clock, RaKey
 from ca_core.public_key import PublicKey
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Params, Query, Row, Value
 from ca_core.records.schema import certificate
 from ca_core.records.schema import realm as realm_table
 from ca_core.records.store import Store
-from ca_core.records.unit import Step, Unit
+from ca_core.records.unit import Unit
 from ca_core.registration.attempts import Attempts
 from ca_core.registration.ra import RaCertificates, RaIdentity
 from ca_core.registration.realm import Realms, Resolved
@@ -132,6 +132,17 @@ class _ReadOnly:
     def shortage(self) -> str | None:
         return None  # a rehearsal needs no room
 
+    @property
+    def weakness(self) -> str | None:
+        return self._store.weakness
+
+    @property
+    def drift(self) -> float:
+        return self._store.drift
+
+    async def measure_drift(self) -> float:
+        return await self._store.measure_drift()
+
     def close(self) -> None:
         """It is another's to close."""
 
@@ -165,5 +176,7 @@ class _ShutKey:
 class _Forgotten(Attempts):
     """Attempts that nobody keeps."""
 
-    def record(self, row: Params, at: int, events: tuple[AuditEvent, ...] = (), steps: tuple[Step, ...] = ()) -> None:
+    def record(
+        self, row: Params, at: int, events: tuple[AuditEvent, ...] = (), tolerating: tuple[int, Call] | None = None
+    ) -> None:
         """It never happened."""

@@ -30,7 +30,6 @@ from ca_core.registration.profile import check_asked, choose_issuer, choose_prof
 from ca_core.registration.realm import Realms, Resolved
 from ca_core.registration.requester import BLOCKED_KEY, authenticate
 from ca_core.registration.retransmission import asked_before, request_key, served_by, transacted_before
-from ca_core.registration.tolerances import tolerance_steps
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 5
@@ -145,7 +144,7 @@ class Registration:
             detail=detail,
             serial=format_serial(issued.serial),
         )
-        self._attempts.record(row, at, steps=tuple(tolerance_steps(resolved.realm.id, call, at)))
+        self._attempts.record(row, at, tolerating=(resolved.realm.id, call))
         return issued
 
     def refused(
@@ -175,11 +174,10 @@ class Registration:
             key=csr.key if csr else None,
             signature_hash=csr.signature_hash if csr else None,
         )
-        steps = tuple(tolerance_steps(realm.id, call, at)) if realm is not None else ()
         events: tuple[AuditEvent, ...] = ()
         if who is not None and realm is not None and self._is_news(who[0], refusal.code):
             events = (_refused_event(refusal, call, realm.name, who[1], requester),)
-        self._attempts.record(row, at, events, steps)
+        self._attempts.record(row, at, events, (realm.id, call) if realm is not None else None)
         if who is not None or refusal.code in _NO_JUNK:
             return refusal
         return self._rates.refused(call.source) or refusal
@@ -296,7 +294,7 @@ class Registration:
             key=csr.key,
             signature_hash=csr.signature_hash,
         )
-        self._attempts.record(row, at, steps=tuple(tolerance_steps(resolved.realm.id, call, at)))
+        self._attempts.record(row, at, tolerating=(resolved.realm.id, call))
 
     def _is_news(self, device_id: int, code: str) -> bool:
         """False while the same refusal of the same device was audited within the last minute.

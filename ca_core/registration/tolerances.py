@@ -42,6 +42,11 @@ def tolerance_steps(realm_id: int, call: Call, at: int) -> list[Step]:
     return steps
 
 
+def tolerance_touches(realm_id: int, call: Call) -> frozenset[str]:
+    """What those steps touch (`Unit.touches`)."""
+    return frozenset(f"tolerance:{realm_id}:{name}" for name in call.tolerances)
+
+
 async def tolerances_used(store: Store) -> list[ToleranceRow]:
     """Every tolerance that was ever needed."""
     return [

@@ -1,5 +1,6 @@
 """`enrolld serve`, `init`, `status` and `upgrade`: this node."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable
@@ -135,22 +136,24 @@ def status(session: Session) -> None:
 @click.command(cls=CommandWithGlobals)
 @pass_session
 def upgrade(session: Session) -> None:
-    """Bring the store to this version, after a copy of it; the daemon must not run."""
-    from ca_core.records.opening import HEAD, upgrade_store
+    """Bring the store to this version. A SQLite file is copied first, and its daemon must not run."""
+    from ca_core.records.opening import HEAD, is_shared, shown, upgrade_store
     from enrolld import running
 
     node = session.node()
     refuse_empty_store(node, session.command)
-    with running.locked(node.dir):
+    # Nodes that share a database go on while it is upgraded: a revision adds what they need not know.
+    with contextlib.nullcontext() if is_shared(node.store_url) else running.locked(node.dir):
         found, copy = upgrade_store(node.store_url)
-    values = {"store": node.store_url, "from": found, "to": HEAD, "copy": str(copy) if copy else None}
+    values = {"store": shown(node.store_url), "from": found, "to": HEAD, "copy": str(copy) if copy else None}
     if session.json:
         output.emit_json(values)
-    elif copy is None:
+    elif found == HEAD:
         output.words(f"The store is of revision {HEAD}, which is this version's: nothing to do.")
     else:
-        output.details([("revision", f"{found} to {HEAD}"), ("the store as it was", str(copy))])
-        session.next("Now run it:", "serve")
+        kept = [("the store as it was", str(copy))] if copy else []
+        output.details([("revision", f"{found} to {HEAD}"), *kept])
+        session.next("Now run it, or restart the nodes one by one:" if copy is None else "Now run it:", "serve")
 
 
 def _bound(state: "RunState", kind: str) -> list[str]:

@@ -1,11 +1,30 @@
-"""What the core's own tests have beside the shared fixtures."""
+"""What the core's own tests have beside the shared fixtures: every one of them runs on both engines."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ca_core.core import Core
-from tests.helpers.core import Installation
+from tests.end_to_end.clients import needs
+from tests.helpers.core import Installation, make_installation
+from tests.helpers.postgres import Postgres
+
+
+@pytest.fixture(scope="session")
+def shared_template(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """Made once per process, like `template`, on PostgreSQL."""
+    return make_installation(tmp_path_factory.mktemp("shared-installation") / "template", postgres)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def installation(request: pytest.FixtureRequest, template: Installation, tmp_path: Path) -> Iterator[Installation]:
+    if request.param == "postgresql":
+        needs("postgresql")
+        template = request.getfixturevalue("shared_template")
+    made = template.copy_to(tmp_path / "data")
+    yield made
+    made.drop()
 
 
 @pytest.fixture

@@ -37,14 +37,19 @@ class Foreign:
         return Path(self.program).exists() if self.program.startswith("/") else shutil.which(self.program) is not None
 
 
+_POSTGRES_VERSIONS = "for each in /usr/lib/postgresql/*/bin/postgres; do $each --version; done"
+
 FOREIGN = {
     "certmonger": Foreign(SCEP_SUBMIT, "certmonger", ("/usr/sbin/certmonger", "-v")),
     "curl": Foreign("curl", "curl", ("curl", "--version")),
+    "faketime": Foreign("faketime", "faketime", ("faketime", "--version")),
     "gnutls-cli": Foreign("gnutls-cli", "gnutls-bin", ("gnutls-cli", "--version")),
+    "haproxy": Foreign("/usr/sbin/haproxy", "haproxy", ("/usr/sbin/haproxy", "-v")),
     "nginx": Foreign("/usr/sbin/nginx", "nginx-light", ("sh", "-c", "/usr/sbin/nginx -v 2>&1")),
     "openssl": Foreign("openssl", "openssl", ("openssl", "version")),
     "pki": Foreign("pki", "strongswan-pki", ("pki", "--help")),
     "pki over HTTP": Foreign(CURL_PLUGIN, "libstrongswan-extra-plugins", ("pki", "--scepca", "--help")),
+    "postgresql": Foreign("pg_ctlcluster", "postgresql", ("sh", "-c", _POSTGRES_VERSIONS)),
     "scepclient": Foreign("scepclient", "scep", ("scepclient", "-version")),
     "strace": Foreign("strace", "strace", ("strace", "--version")),
     "systemd-analyze": Foreign("systemd-analyze", "systemd", ("systemd-analyze", "--version")),

@@ -1,29 +1,34 @@
-"""Clients that enroll without pause while the daemon is killed: each on a line of its own, all of them patient."""
+"""Clients that enroll without pause while daemons are killed: each on a line of its own, all of them patient."""
 
 import asyncio
 import contextlib
 import itertools
 import random
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ca_core.core import Core
+from ca_core.errors import Unavailable
 from tests.end_to_end import scep_wire
-from tests.end_to_end.retrying import Est, Scep, Wanted, ask_once, ask_until_answered
-from tests.helpers.daemon import eventually
+from tests.end_to_end.retrying import PATIENCE, Est, Scep, Wanted, ask_once, ask_until_answered
+from tests.helpers.daemon import Daemon, eventually
 from tests.helpers.ledger import Enrollment
-from tests.helpers.mortal import Mortal
 
 __all__ = ["ACTOR", "Fleet"]
+
+T = TypeVar("T")
 
 ACTOR = "operator:test"
 _RENEWS = 0.4  # of those that enrolled
 _RSA_KEYS = 3
 _PATIENCE = 120.0
+_PAUSE = 0.2
 _SCEP_DEVICE, _MIXED_DEVICE = "scep", "mixed"
 
 
@@ -31,13 +36,33 @@ def _ec_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
+class _Operator:
+    """Who registers devices: one for each line, with a loop that stays."""
+
+    def __init__(self, core: Core, runner: asyncio.Runner) -> None:
+        self._core = core
+        self._runner = runner
+
+    def patiently(self, order: Callable[[Core], Coroutine[None, None, T]]) -> T:
+        """Give an order again as long as the store is away."""
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return self._runner.run(order(self._core))
+            except Unavailable:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(_PAUSE)
+
+
 class Fleet:
     """Five lines of clients. Whatever they asked for and got stands in `enrollments`."""
 
-    def __init__(self, mortal: Mortal, seed: int) -> None:
-        daemon = mortal.daemon
+    def __init__(self, daemon: Daemon, seed: int, *, patience: float = PATIENCE) -> None:
+        """`patience` is how many seconds a client asks for one certificate."""
         self._daemon = daemon
         self._seed = seed
+        self._patience = patience
         self._est = Est(daemon.https_port, daemon.root)
         self._scep = Scep(daemon.http_port, scep_wire.ra_of(daemon.http_port))
         self._scep_keys = [rsa.generate_private_key(65537, 2048) for _ in range(_RSA_KEYS)]
@@ -100,12 +125,13 @@ class Fleet:
         certificates = {der for one in self.enrollments for der in one.received}
         return f"{dict(self._answers)}, {len(certificates)} certificates, {len(self._pairs)} pairs competed"
 
-    def _run(self, line: Callable[[Core, random.Random], None], number: int) -> None:
+    def _run(self, line: Callable[[_Operator, random.Random], None], number: int) -> None:
         chance = random.Random(f"{self._seed} {number}")
         try:
-            with self._daemon.core() as core:
+            with self._daemon.core() as core, asyncio.Runner() as runner:
+                operator = _Operator(core, runner)
                 while not self._stop.is_set():
-                    line(core, chance)
+                    line(operator, chance)
         except BaseException as exc:
             self._failures.append(exc)
 
@@ -113,8 +139,8 @@ class Fleet:
         if self._failures:
             raise self._failures[0]
 
-    def _by_est(self, core: Core, chance: random.Random) -> None:
-        name, secret = self._new_device(core)
+    def _by_est(self, operator: _Operator, chance: random.Random) -> None:
+        name, secret = self._new_device(operator)
         key = _ec_key()
         enrolled = self._ask(self._est.by_secret(key, name, secret), "est")
         while enrolled.received and chance.random() < _RENEWS:
@@ -122,8 +148,8 @@ class Fleet:
             enrolled = self._ask(self._est.renewal(newer, name, enrolled.received[0], key), "est renewal")
             key = newer
 
-    def _by_scep(self, core: Core, chance: random.Random) -> None:
-        secret = self._new_secret(core, _SCEP_DEVICE)
+    def _by_scep(self, operator: _Operator, chance: random.Random) -> None:
+        secret = self._new_secret(operator, _SCEP_DEVICE)
         key = chance.choice(self._scep_keys)
         enrolled = self._ask(self._scep.by_secret(key, _SCEP_DEVICE, secret), "scep")
         while enrolled.received and chance.random() < _RENEWS:
@@ -132,13 +158,13 @@ class Fleet:
             enrolled = self._ask(renewal, "scep renewal")
             key = newer
 
-    def _est_keys_compete(self, core: Core, chance: random.Random) -> None:
+    def _est_keys_compete(self, operator: _Operator, chance: random.Random) -> None:
         del chance
-        name, secret = self._new_device(core)
+        name, secret = self._new_device(operator)
         self._compete(self._est.by_secret(_ec_key(), name, secret), self._est.by_secret(_ec_key(), name, secret))
 
-    def _protocols_compete(self, core: Core, chance: random.Random) -> None:
-        secret = self._new_secret(core, _MIXED_DEVICE)
+    def _protocols_compete(self, operator: _Operator, chance: random.Random) -> None:
+        secret = self._new_secret(operator, _MIXED_DEVICE)
         by_est = self._est.by_secret(_ec_key(), _MIXED_DEVICE, secret)
         by_scep = self._scep.by_secret(self._mixed_key, _MIXED_DEVICE, secret)
         self._compete(*((by_est, by_scep) if chance.random() < 0.5 else (by_scep, by_est)))
@@ -151,14 +177,22 @@ class Fleet:
     def _ask(self, wanted: Wanted, what: str) -> Enrollment:
         with self._lock:
             self.enrollments.append(wanted.enrollment)
-        ask_until_answered(wanted)
+        ask_until_answered(wanted, patience=self._patience)
         with self._lock:
             self._answers[f"{what} refused" if wanted.enrollment.refused else what] += 1
         return wanted.enrollment
 
-    def _new_device(self, core: Core) -> tuple[str, str]:
-        name = f"device-{next(self._numbers)}"
-        return name, asyncio.run(core.devices.add("default", name, actor=ACTOR)).secret
+    def _new_device(self, operator: _Operator) -> tuple[str, str]:
+        # Another name for each try: one that was cut may have been carried out, and its secret is lost with its answer.
+        return operator.patiently(lambda core: self._add(core, f"device-{next(self._numbers)}"))
 
-    def _new_secret(self, core: Core, name: str) -> str:
-        return asyncio.run(core.devices.secret("default", name, actor=ACTOR)).secret
+    def _new_secret(self, operator: _Operator, name: str) -> str:
+        return operator.patiently(lambda core: self._secret(core, name))
+
+    @staticmethod
+    async def _add(core: Core, name: str) -> tuple[str, str]:
+        return name, (await core.devices.add("default", name, actor=ACTOR)).secret
+
+    @staticmethod
+    async def _secret(core: Core, name: str) -> str:
+        return (await core.devices.secret("default", name, actor=ACTOR)).secret

@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.end_to_end import scep_wire, wire
 from tests.helpers.ledger import Enrollment
 
-__all__ = ["Answer", "Est", "Scep", "Wanted", "ask_once", "ask_until_answered"]
+__all__ = ["PATIENCE", "Answer", "Est", "Scep", "Wanted", "ask_once", "ask_until_answered"]
 
 PATIENCE = 90.0  # seconds for one certificate, over however many kills
 _ANSWER_SECONDS = 30.0
 _PAUSE = 0.02
+_PAUSE_IF_PUT_OFF = 0.2  # far less than Retry-After says: these clients are there to be in the way
 _CUT = (OSError, http.client.HTTPException)
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -32,10 +33,11 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came: a certificate (DER), a refusal that is meant, or something else (`strange`)."""
+    """What came: a certificate (DER), a refusal that is meant, 503 (`put_off`), or something else (`strange`)."""
 
     certificate: bytes | None = None
     refused: bool = False
+    put_off: bool = False
     strange: str = ""
 
 
@@ -89,7 +91,7 @@ class Est:
         )
         if status == 200:
             return Answer(wire.only_certificate(base64.b64decode(body)).public_bytes(Encoding.DER))
-        return Answer(refused=True) if status in (401, 403) else Answer(strange=f"HTTP {status} {body[:200]!r}")
+        return Answer(refused=True) if status in (401, 403) else _neither(status, body)
 
 
 class Scep:
@@ -128,16 +130,18 @@ class Scep:
                 return Answer(scep_wire.issued_in(body, signing).public_bytes(Encoding.DER))
             if status == 200 and scep_wire.failed(body):
                 return Answer(refused=True)
-            return Answer(strange=f"HTTP {status} {body[:200]!r}")
+            return _neither(status, body)
 
         return Wanted(Enrollment(device, _spki(key), secret), ask)
 
 
 def ask_until_answered(wanted: Wanted, *, patience: float = PATIENCE) -> Enrollment:
-    """Ask again after each try that is cut or meets nobody, until there is a certificate or a refusal."""
+    """Ask again after each try that is cut, put off or meets nobody, until there is a certificate or a refusal."""
     end = time.monotonic() + patience
+    had = wanted.enrollment.put_off
     while not ask_once(wanted) and time.monotonic() < end:
-        time.sleep(_PAUSE)
+        time.sleep(_PAUSE if wanted.enrollment.put_off == had else _PAUSE_IF_PUT_OFF)
+        had = wanted.enrollment.put_off
     return wanted.enrollment
 
 
@@ -158,9 +162,16 @@ def ask_once(wanted: Wanted) -> bool:
         enrollment.received.append(answer.certificate)
     elif answer.refused:
         enrollment.refused = True
+    elif answer.put_off:
+        enrollment.put_off += 1
+        return False
     else:
         enrollment.strange.append(answer.strange)
     return not answer.strange
+
+
+def _neither(status: int, body: bytes) -> Answer:
+    return Answer(put_off=True) if status == 503 else Answer(strange=f"HTTP {status} {body[:200]!r}")
 
 
 def _post(connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:

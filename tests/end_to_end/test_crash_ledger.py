@@ -134,6 +134,13 @@ PLANTS: dict[str, tuple[Plant, str]] = {
         lambda it: it.sql("UPDATE device_secret SET spent_key = zeroblob(32) WHERE selector = ?", it.first.selector),
         "a secret of first is not bound to what it served",
     ),
+    "a-serial-is-given-twice": (
+        lambda it: it.sql(
+            "UPDATE certificate SET serial = ? WHERE id = (SELECT max(id) FROM certificate WHERE kind = 'ra')",
+            _serial(it.first),
+        ),
+        "serial {first} was given 2 times",
+    ),
     "a-secret-is-spent-for-nothing": (
         lambda it: it.sql("UPDATE device_secret SET certificate_id = NULL WHERE selector = ?", it.first.selector),
         "is spent for a certificate that is not there, or has another key or device",
@@ -201,7 +208,10 @@ PLANTS: dict[str, tuple[Plant, str]] = {
         "the audit trail of writer",
     ),
     "a-writer-wrote-nothing": (
-        lambda it: it.sql("INSERT INTO writer VALUES ('nobody', 'worker-1', 'host', 1, '0', 0)"),
+        lambda it: it.sql(
+            "INSERT INTO writer (name, process, host, pid, version, started_at)"
+            " VALUES ('nobody', 'worker-1', 'host', 1, '0', 0)"
+        ),
         "writer nobody stands in the list, and wrote nothing",
     ),
     "a-page-is-lost": (

@@ -115,7 +115,7 @@ def test_case_56_however_often_it_is_killed_no_certificate_is_lost_and_no_client
 
 def storm(mortal: Mortal) -> None:
     began = time.monotonic()
-    fleet = Fleet(mortal, SEED)
+    fleet = Fleet(mortal.daemon, SEED)
     killer = Killer(mortal, fleet, SEED)
     with fleet.enrolling():
         killer.run(KILLS)
@@ -124,6 +124,7 @@ def storm(mortal: Mortal) -> None:
     won = fleet.ask_again(ASKED_AGAIN)
     assert violations(mortal.store, fleet.enrollments) == []
     assert won > 0, "nobody competed"
+    assert not any(one.put_off for one in fleet.enrollments), "who is served is not put off"
     revoke_some(mortal, sorted({der for one in fleet.enrollments for der in one.received}))
 
     lost = Counter(one.lost for one in fleet.enrollments)

@@ -26,6 +26,7 @@ class Core:
         self.leases = SimpleNamespace(hold=self._hold)
         self.crls = SimpleNamespace(publish=self._publish)
         self.server_certificates = SimpleNamespace(ensure=self._ensure, refresh=self._refresh)
+        self.audit = SimpleNamespace(make_heads=self._make_heads)
         self.ra_certificates = SimpleNamespace(ensure=self._ensure_ra, refresh=self._refresh_ra)
 
     async def _current(self) -> dict[str, Any]:
@@ -45,6 +46,10 @@ class Core:
         assert only_due
         self._do("publish")
         return [SimpleNamespace(number=7, issuer="default-ec-1", entries=3)]
+
+    async def _make_heads(self) -> list[Any]:
+        self._do("head")
+        return [SimpleNamespace(number=4, digest="ab" * 32)]
 
     async def _ensure(self, names: tuple[str, ...]) -> None:
         assert names == ("a",)
@@ -77,7 +82,7 @@ def chores(core: Core, clock: Clock, refusals: RefusalLog | None = None) -> Chor
 @pytest.mark.parametrize(
     ("holds", "done"),
     [
-        pytest.param(True, ["hold", "publish", "ensure", "ensure RA"], id="holder"),
+        pytest.param(True, ["hold", "publish", "head", "ensure", "ensure RA"], id="holder"),
         pytest.param(False, ["hold", "refresh", "refresh RA"], id="another-holds"),
     ],
 )
@@ -120,7 +125,7 @@ async def test_when_the_holder_is_gone_another_takes_over() -> None:
     core.holds = True
     clock.now += 4
     await worker.round()
-    assert core.done == ["hold", "refresh", "refresh RA", "hold", "publish", "ensure", "ensure RA"]
+    assert core.done == ["hold", "refresh", "refresh RA", "hold", "publish", "head", "ensure", "ensure RA"]
 
 
 async def test_a_chore_that_fails_stops_no_other_and_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
@@ -139,10 +144,10 @@ async def test_a_shortage_is_told_when_it_begins_and_when_it_ends(caplog: pytest
     caplog.set_level(logging.INFO)
     for core.shortage in (None, "the disk is nearly full (3 MiB)", "the disk is nearly full (2 MiB)", None, None):
         await worker.round()
-    told = [record.message for record in caplog.records if "CRL" not in record.message]
+    told = [record.message for record in caplog.records if "CRL" not in record.message and "head" not in record.message]
     assert told == [
         "nothing is issued: the disk is nearly full (3 MiB)",
-        "there is room again, and certificates are issued",
+        "certificates are issued again",
     ]
 
 
@@ -176,5 +181,5 @@ async def test_each_job_is_counted_by_how_it_ended_and_the_lease_by_who_has_it()
         ("enrolld_job_failures_total", ("crls",)): (1.0,)
     }
     ended = {labels[0] for name, labels in found if name == "enrolld_job_last_success_timestamp_seconds"}
-    assert ended == {"lease", "realms", "server_certificates", "ra_certificates"}
+    assert ended == {"lease", "audit_heads", "realms", "server_certificates", "ra_certificates"}
     assert found["enrolld_lease_held", ("chores",)] == (1.0,)

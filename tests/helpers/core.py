@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime as dt
+import itertools
 import json
 import shutil
 import sqlite3
@@ -21,6 +22,7 @@ from ca_core.errors import Refusal
 from ca_core.model import Call, Evidence, Issued, Operation, Refused, format_serial
 from ca_core.records.store import Hook
 from tests.helpers.bad_csr import good_csr
+from tests.helpers.postgres import Postgres
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 START = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
@@ -29,6 +31,7 @@ OTHER_URL = "http://other-pki.example.com:8080"
 OTHER_HOST = "other.example.com"
 CALL = Call("test-0001", "est", "simpleenroll", "192.0.2.1")
 ME = "operator:test"
+_numbers = itertools.count(1)
 
 
 class SetClock:
@@ -46,10 +49,21 @@ class SetClock:
 
 @dataclass(frozen=True)
 class Installation:
-    """The folder of one installation: the realms `default` and `other`, the second with a host and URL of its own."""
+    """One installation: the realms `default` and `other`, the second with a host and URL of its own.
+
+    Its store is a SQLite file in its folder, or a `database` of `postgres`.
+    """
 
     directory: Path
     clock: SetClock
+    postgres: Postgres | None = None
+    database: str = ""
+
+    @property
+    def store_url(self) -> str:
+        if self.postgres is not None:
+            return self.postgres.url(self.database)
+        return f"sqlite:///{self.directory}/enrolld.db"
 
     @property
     def unlock_key(self) -> Path:
@@ -57,38 +71,79 @@ class Installation:
 
     def config(self, *, sealed: bool = False, demo: bool = False, hook: Hook | None = None) -> CoreConfig:
         key = None if sealed else UnlockKey.load(self.unlock_key)
-        url = f"sqlite:///{self.directory}/enrolld.db"
-        return CoreConfig(url, key, PUBLIC_URL, demo=demo, clock=self.clock, hook=hook)
+        return CoreConfig(self.store_url, key, PUBLIC_URL, demo=demo, clock=self.clock, hook=hook)
 
     def open(self, *, sealed: bool = False, demo: bool = False, hook: Hook | None = None) -> Core:
         return Core.open(self.config(sealed=sealed, demo=demo, hook=hook))
 
     def copy_to(self, directory: Path) -> "Installation":
         shutil.copytree(self.directory, directory)
-        return Installation(directory, SetClock())
+        if self.postgres is None:
+            return Installation(directory, SetClock())
+        name = f"copy_{next(_numbers)}"
+        self.postgres.copy(self.database, name)
+        return Installation(directory, SetClock(), self.postgres, name)
+
+    def drop(self) -> None:
+        """Let go of the database; the folder is the test's."""
+        if self.postgres is not None:
+            self.postgres.drop(self.database)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """What somebody with the database file could do or see."""
+        """What somebody with the database could do or see. `?` stands for a value, with either engine."""
+        if self.postgres is not None:
+            text = statement.replace("%", "%%").replace("?", "%s") if values else statement
+            return self.postgres.psql(text, *values, database=self.database)
         connection = sqlite3.connect(self.directory / "enrolld.db", isolation_level=None)
         try:
             return connection.execute(statement, values).fetchall()
         finally:
             connection.close()
 
+    def refuse(self, act: str, table: str, reason: str) -> None:
+        """Have the database refuse every `INSERT` or `UPDATE` (the act) on a table, until `allow`."""
+        if self.postgres is None:
+            self.sql(f"CREATE TRIGGER no_{table} BEFORE {act} ON {table} BEGIN SELECT RAISE(ABORT, '{reason}'); END")
+            return
+        body = f"BEGIN RAISE EXCEPTION '{reason}'; END"
+        self.sql(f"CREATE FUNCTION no_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+        self.sql(f"CREATE TRIGGER no_{table} BEFORE {act} ON {table} FOR EACH ROW EXECUTE FUNCTION no_{table}()")
+
+    def columns(self, table: str) -> list[str]:
+        """The names of a table's columns, in their order."""
+        if self.postgres is None:
+            return [row[1] for row in self.sql(f"PRAGMA table_info({table})")]
+        rows = self.sql(
+            "SELECT column_name FROM information_schema.columns WHERE table_name = ? ORDER BY ordinal_position", table
+        )
+        return [row[0] for row in rows]
+
+    def triggers(self) -> set[str]:
+        """The names of all triggers of ours."""
+        if self.postgres is None:
+            return {row[0] for row in self.sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
+        return {row[0] for row in self.sql("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal")}
+
     def sql_many(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         """One statement for many rows, in one transaction."""
+        if self.postgres is not None:
+            for row in rows:
+                self.sql(statement, *row)
+            return
         with contextlib.closing(sqlite3.connect(self.directory / "enrolld.db")) as connection, connection:
             connection.executemany(statement, rows)
 
     def events(self, action: str) -> list[dict[str, Any]]:
         """The details of all audit events of one kind, oldest first."""
-        rows = self.sql("SELECT details FROM audit WHERE action = ? ORDER BY rowid", action)
+        rows = self.sql("SELECT details FROM audit WHERE action = ? ORDER BY at, writer, sequence", action)
         return [json.loads(row[0]) for row in rows]
 
 
-def make_installation(directory: Path) -> Installation:
-    """A new installation at `START`."""
-    made = Installation(directory, SetClock())
+def make_installation(directory: Path, postgres: Postgres | None = None) -> Installation:
+    """A new installation at `START`, on SQLite or on a new database of `postgres`."""
+    made = Installation(directory, SetClock(), postgres, f"made_{next(_numbers)}")
+    if postgres is not None:
+        postgres.create(made.database)
     UnlockKey.generate(made.unlock_key)
 
     async def create() -> None:

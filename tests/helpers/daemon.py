@@ -77,6 +77,7 @@ class Daemon:
     http_port: int
     root: Path  # the default realm's root alone: all that a device is given
     ca: Path  # root first, then the issuing CAs
+    store_url: str = ""  # that of enrolld.db in the directory, unless it is elsewhere
 
     def command(self, *arguments: str) -> list[Json]:
         """Run a command with --json; its rows, or its one object as the only row."""
@@ -137,7 +138,7 @@ class Daemon:
         """What a command opens: a second writer of the same store. Hundreds of commands would only be starting."""
         core = Core.open(
             CoreConfig(
-                store_url=f"sqlite:///{self.directory / 'enrolld.db'}",
+                store_url=self.store_url or f"sqlite:///{self.directory / 'enrolld.db'}",
                 unlock_key=None,
                 public_url=str(self.addresses["public_url"]),
                 demo=bool(self.addresses["demo"]),

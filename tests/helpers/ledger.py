@@ -1,7 +1,8 @@
 """What clients asked for and got, held against the store: what must be true however often the daemon was killed.
 
-`violations` returns one sentence for each thing that is wrong. It reads the database as a file, with nothing of
-enrolld's own, so that what it finds is what is there.
+`violations` returns one sentence for each thing that is wrong. It reads the database with nothing of enrolld's own, so
+that what it finds is what is there: SQLite's as a file, PostgreSQL's tables copied to one in memory, without any of the
+constraints that the store has.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -29,6 +31,7 @@ class Enrollment:
     refused: bool = False
     lost: int = 0  # tries that were cut
     not_heard: int = 0  # tries that met nobody
+    put_off: int = 0  # tries that were told to come again
     strange: list[str] = field(default_factory=list)  # answers that are neither a certificate nor a refusal
 
     @property
@@ -42,24 +45,54 @@ def spki_of(certificate: x509.Certificate) -> bytes:
     return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+_TABLES = ("certificate", "device_secret", "audit", "writer")
+"""What the searches read."""
+
+
 @contextlib.contextmanager
-def read_store(store: Path) -> Iterator[sqlite3.Connection]:
-    """The database, for reading alone."""
-    with contextlib.closing(sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as opened:
-        yield opened
+def read_store(store: Path | str) -> Iterator[sqlite3.Connection]:
+    """The database, for reading alone: a file of SQLite, or what the URL of a PostgreSQL leads to."""
+    if isinstance(store, Path):
+        url = f"{store.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(url, uri=True, timeout=30)) as opened:
+            yield opened
+        return
+    with contextlib.closing(sqlite3.connect(":memory:")) as copied:
+        _copy_tables(store, copied)
+        yield copied
 
 
-def violations(store: Path, enrollments: Sequence[Enrollment]) -> list[str]:
-    """What is wrong, one sentence each. Empty when all is well."""
+def _copy_tables(url: str, into: sqlite3.Connection) -> None:
+    with psycopg.connect(url) as source:
+        source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        source.execute("SET enable_indexscan = off")  # what is in the table, whatever an index says
+        source.execute("SET enable_indexonlyscan = off")
+        source.execute("SET enable_bitmapscan = off")
+        for table in _TABLES:
+            cursor = source.execute(f"SELECT * FROM {table}".encode())  # noqa: S608  # of the names above
+            columns = [column.name for column in cursor.description or ()]
+            into.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
+            places = ", ".join("?" * len(columns))
+            into.executemany(f"INSERT INTO {table} VALUES ({places})", cursor)  # noqa: S608  # as above
+    into.execute("CREATE INDEX of_certificate ON certificate (serial)")
+    into.execute("CREATE INDEX of_audit ON audit (serial)")
+    into.execute("CREATE INDEX of_secret ON device_secret (certificate_id)")
+    into.execute("CREATE INDEX of_key ON device_secret (selector)")
+    into.execute("CREATE INDEX of_id ON certificate (id)")
+
+
+def violations(store: Path | str, enrollments: Sequence[Enrollment]) -> list[str]:
+    """What is wrong, one sentence each. Empty when all is well. `store` is a file, or the URL of a PostgreSQL."""
     with read_store(store) as connection:
         return [
             *_held(connection, enrollments),
             *_answered(enrollments),
             *_shared(connection, enrollments),
+            *_unique(connection),
             *_spent(connection),
             *_audited(connection),
             *_unbroken(connection),
-            *_sound(connection),
+            *(_sound(connection) if isinstance(store, Path) else ()),
         ]
 
 
@@ -116,6 +149,12 @@ def _shared(connection: sqlite3.Connection, enrollments: Sequence[Enrollment]) -
                 yield f"a secret of {name} is not bound to what it served"
 
 
+_UNIQUE = {
+    # 159 random bits: two of different issuers would be as wrong as two of one.
+    "serial {} was given {} times": """
+        SELECT serial, count(*) FROM certificate GROUP BY serial HAVING count(*) > 1""",
+}
+
 _SPENT = {
     "secret {} is spent for a certificate that is not there, or has another key or device": """
         SELECT s.id FROM device_secret s LEFT JOIN certificate c ON c.id = s.certificate_id
@@ -159,6 +198,11 @@ _UNBROKEN = {
     "writer {} stands in the list, and wrote nothing": """
         SELECT name FROM writer WHERE name NOT IN (SELECT writer FROM audit)""",
 }
+
+
+def _unique(connection: sqlite3.Connection) -> Iterator[str]:
+    """No serial was given twice."""
+    return _found(connection, _UNIQUE)
 
 
 def _spent(connection: sqlite3.Connection) -> Iterator[str]:

@@ -6,7 +6,7 @@ import random
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,30 +45,52 @@ def is_alive(pid: int) -> bool:
 class Mortal:
     """`enrolld serve` that can be killed, wholly or in parts, and started again."""
 
-    def __init__(self, folder: Path, *, workers: int, wrapper: Sequence[str] = ()) -> None:
-        """`wrapper` goes before the command, and becomes it: the process keeps its id."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        workers: int,
+        wrapper: Sequence[str] = (),
+        arguments: Sequence[str] = ("--admin", "off"),
+        environment: Mapping[str, str] | None = None,
+        store_url: str = "",
+        waits: bool = True,
+    ) -> None:
+        """`wrapper` goes before the command, and becomes it: the process keeps its id. `arguments` are those of serve.
+
+        `environment` adds to ours, and may be changed before a next start. `store_url` says where commands find the
+        store, if that is not in the directory. `waits` False only starts it: `wait_until_serving` is then to be called.
+        """
         https, http = free_ports(2)
         self.directory = folder / "enrolld"
         self.output = folder / "serve.log"
         self.starts = 0
+        self.environment = dict(environment or {})
         self._command = [
             *wrapper,
             *(str(ENROLLD), "--dir", str(self.directory), "serve", "--init", "--workers", str(workers)),
-            *("--https", f"127.0.0.1:{https}", "--http", f"127.0.0.1:{http}", "--admin", "off"),
+            *("--https", f"127.0.0.1:{https}", "--http", f"127.0.0.1:{http}", *arguments),
         ]
         self._spawn()
+        self.daemon = Daemon(
+            directory=self.directory,
+            output=self.output,
+            process=self._process,
+            addresses={},
+            https_port=https,
+            http_port=http,
+            root=folder / "default-root.pem",
+            ca=folder / "default-ca.pem",
+            store_url=store_url,
+        )
+        if waits:
+            self.wait_until_serving()
+
+    def wait_until_serving(self) -> None:
+        """Wait until the first start has come to its end. Fails when it ends by itself, and ends it when it hangs."""
         try:
-            self.daemon = Daemon(
-                directory=self.directory,
-                output=self.output,
-                process=self._process,
-                addresses=self._announced(),
-                https_port=https,
-                http_port=http,
-                root=folder / "default-root.pem",
-                ca=folder / "default-ca.pem",
-            )
-            self.daemon.write_anchors("default", folder)
+            self.daemon.addresses = self._announced()
+            self.daemon.write_anchors("default", self.daemon.root.parent)
         except BaseException:
             self.kill_everything()
             raise
@@ -86,6 +108,10 @@ class Mortal:
     def start(self) -> None:
         """Start it again, and wait until it serves. Fails when it ends by itself."""
         self.begin()
+        self.wait_until_started()
+
+    def wait_until_started(self) -> None:
+        """Wait until what `begin` has started serves. Fails when it ends by itself."""
         self.daemon.addresses = self._announced()
 
     def begin(self) -> None:
@@ -130,8 +156,8 @@ class Mortal:
             seconds=seconds,
         )
 
-    def stop(self) -> None:
-        """End it as a user does, and assert that its output over all lives holds no traceback."""
+    def end(self) -> None:
+        """End it as a user does: it finishes what it serves."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -139,6 +165,10 @@ class Mortal:
             except subprocess.TimeoutExpired:
                 self.kill_everything()
                 raise AssertionError(f"enrolld did not end within {STOP_SECONDS} s of SIGTERM") from None
+
+    def stop(self) -> None:
+        """End it as a user does, and assert that its output over all lives holds no traceback."""
+        self.end()
         output = self.output.read_text(errors="replace")
         for word in NEVER_IN_OUTPUT:
             lines = [line for line in output.splitlines() if word in line]
@@ -153,7 +183,7 @@ class Mortal:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**kept, "PYTHONWARNINGS": "default"},
+                env={**kept, "PYTHONWARNINGS": "default", **self.environment},
             )
 
     def _announced(self) -> Json:

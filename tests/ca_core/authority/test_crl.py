@@ -273,7 +273,7 @@ async def test_a_crl_lists_its_own_issuers_certificates_only(core: Core) -> None
 
 async def test_a_large_crl_is_read_whole(core: Core, installation: Installation) -> None:
     device = await enrolled(core)
-    columns = [row[1] for row in installation.sql("PRAGMA table_info(certificate)") if row[1] != "id"]
+    columns = [name for name in installation.columns("certificate") if name != "id"]
     chance = random.Random(3)  # any numbers will do
     serials = {chance.getrandbits(159) for _ in range(3000)}
     changed = {"serial": "?", "fingerprint": "?", "crl_entry": "?", "status": "'revoked'"}
@@ -306,7 +306,7 @@ async def test_two_nodes_that_publish_at_once_leave_one_crl_per_number(
     assert _serials(await _crl(core)) == {device.serial}
     assert await second.crls.is_published(revoked)
     numbers = [event["number"] for event in installation.events("crl.published") if event["issuer"] == "default-ec-1"]
-    assert numbers == list(range(1, newest + 1))  # each once, in order
+    assert sorted(numbers) == list(range(1, newest + 1))  # each once
 
 
 async def test_revocations_during_publications_end_up_listed(core: Core, second: Core) -> None:

@@ -259,7 +259,7 @@ async def test_a_realm_whose_keys_are_lost_does_not_stop_the_others(installation
 
 
 async def test_one_damaged_key_does_not_make_the_unlock_key_wrong(installation: Installation) -> None:
-    installation.sql("UPDATE sealed_key SET pkcs8 = zeroblob(40) WHERE name = 'default-root-1'")
+    installation.sql("UPDATE sealed_key SET pkcs8 = ? WHERE name = 'default-root-1'", bytes(40))
     core = installation.open()
     await core.realms.add("third", actor=ME)
     await core.server_certificates.ensure(["another.example.com"])

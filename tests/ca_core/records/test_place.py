@@ -9,7 +9,7 @@ import pytest
 
 from ca_core.core import Core
 from ca_core.errors import OperatorError, Unavailable
-from ca_core.records import opening, place, sqlite
+from ca_core.records import opening, place, sqlite_writer
 from ca_core.records.place import Headroom, file_system_of
 from ca_core.records.sqlite import SqliteStore
 from tests.helpers.core import Installation, enrolled
@@ -35,6 +35,12 @@ PLACES = {
     "the later of two mounts at one point": ("/over/enrolld.db", "nfs"),
     "a local disk": ("/data/enrolld.db", "btrfs"),
 }
+
+
+@pytest.fixture
+def installation(template: Installation, tmp_path: Path) -> Installation:
+    """On SQLite alone."""
+    return template.copy_to(tmp_path / "data")
 
 
 @pytest.mark.parametrize("case", PLACES)
@@ -76,8 +82,8 @@ def test_this_machine_s_own_disk_is_no_network_file_system(tmp_path: Path) -> No
 async def test_the_log_is_begun_anew_when_it_is_long_although_readers_come_and_go(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_WAL_AIM", 256 * 1024)
-    monkeypatch.setattr(sqlite, "_WAL_TRY_EVERY", 0.0)
+    monkeypatch.setattr(sqlite_writer, "_WAL_AIM", 256 * 1024)
+    monkeypatch.setattr(sqlite_writer, "_WAL_TRY_EVERY", 0.0)
     core = installation.open()
     store = core.store
     assert isinstance(store, SqliteStore)
@@ -94,9 +100,9 @@ async def test_the_log_is_begun_anew_when_it_is_long_although_readers_come_and_g
 async def test_case_58_a_reader_that_does_not_end_stops_issuing_before_the_log_fills_the_disk(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_WAL_AIM", 64 * 1024)
-    monkeypatch.setattr(sqlite, "_WAL_TRY_EVERY", 0.0)
-    monkeypatch.setattr(sqlite, "_WAL_PATIENCE", 1)
+    monkeypatch.setattr(sqlite_writer, "_WAL_AIM", 64 * 1024)
+    monkeypatch.setattr(sqlite_writer, "_WAL_TRY_EVERY", 0.0)
+    monkeypatch.setattr(sqlite_writer, "_WAL_PATIENCE", 1)
     monkeypatch.setattr(place, "WAL_BOUND", 1024 * 1024)
     monkeypatch.setattr(place, "_LOOK_EVERY", 0.0)
     core = installation.open()

@@ -372,8 +372,8 @@ async def test_a_new_version_of_a_realm_changes_nothing(core: Core, installation
 async def test_a_realm_whose_issuer_can_t_sign_keeps_no_other_from_its_own(
     installation: Installation, clock: SetClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    installation.sql("UPDATE sealed_key SET pkcs8 = x'00' WHERE name = 'default-rsa-1'")
-    assert installation.sql("SELECT count(*) FROM sealed_key WHERE pkcs8 = x'00'") == [(1,)]
+    installation.sql("UPDATE sealed_key SET pkcs8 = ? WHERE name = 'default-rsa-1'", b"\0")
+    assert installation.sql("SELECT count(*) FROM sealed_key WHERE pkcs8 = ?", b"\0") == [(1,)]
     core = installation.open()
     try:
         await core.ra_certificates.refresh()
@@ -394,8 +394,8 @@ async def test_a_damaged_key_is_said_once_and_keeps_no_other_realm_from_its_own(
     installation: Installation, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = "(SELECT min(id) FROM sealed_key WHERE purpose = 'ra')"
-    installation.sql(f"UPDATE sealed_key SET pkcs8 = x'00' WHERE id = {first}")  # noqa: S608  # no value in it
-    (name,) = installation.sql("SELECT name FROM sealed_key WHERE pkcs8 = x'00'")[0]
+    installation.sql(f"UPDATE sealed_key SET pkcs8 = ? WHERE id = {first}", b"\0")  # noqa: S608  # no value in it
+    (name,) = installation.sql("SELECT name FROM sealed_key WHERE pkcs8 = ?", b"\0")[0]
     core = installation.open()
     try:
         with caplog.at_level(logging.ERROR):

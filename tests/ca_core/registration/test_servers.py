@@ -269,7 +269,7 @@ async def test_check_tells_of_an_ra_certificate_that_is_missing_or_has_expired(
 
 async def test_check_tells_of_a_server_key_that_does_not_open(core: Core, installation: Installation) -> None:
     await core.server_certificates.ensure(NAMES)
-    installation.sql("UPDATE sealed_key SET pkcs8 = x'00' WHERE purpose = 'server'")
+    installation.sql("UPDATE sealed_key SET pkcs8 = ? WHERE purpose = 'server'", b"\0")
     fresh = installation.open()
     assert await _findings(fresh) == {"server_key": "error"}
     fresh.close()

@@ -127,9 +127,7 @@ async def test_a_certificate_and_its_count_are_written_together_or_not_at_all(
     core: Core, installation: Installation
 ) -> None:
     evidence, key = await secret_of(core), new_key()
-    installation.sql(
-        "CREATE TRIGGER no_count BEFORE UPDATE ON tolerance_use BEGIN SELECT RAISE(ABORT, 'on purpose'); END"
-    )
+    installation.refuse("UPDATE", "tolerance_use", "on purpose")
     with pytest.raises(Unavailable):
         await request(core, evidence, key, DES)
     assert installation.sql("SELECT count(*) FROM certificate WHERE kind = 'device'") == [(0,)]
