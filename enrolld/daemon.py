@@ -109,6 +109,8 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
         names = _server_names(node, bound)
         with opening.setting_up(node.store_url):  # of two nodes that start on an empty database, one makes the CA
             new = not opening.exists(node.store_url)
+            if not new and not opening.is_shared(node.store_url):
+                _upgrade(node)
             key, path = _unlock_key(node, new=new)
             config = _config(node, key, public_url, "supervisor")
             prepared = asyncio.run(_prepare(node, config, names, new=new))  # (3)
@@ -191,6 +193,13 @@ def _make_directory(node: Node) -> None:
         raise OperatorError(
             "directory_unwritable", f"{node.dir} can't be made: {exc.strerror}.", "Choose another --dir."
         ) from exc
+
+
+def _upgrade(node: Node) -> None:
+    """Bring a SQLite store of an earlier version to this one, after a copy of it: nobody else works with it."""
+    found, copy = opening.upgrade_store(node.store_url)
+    if copy is not None:
+        _LOG.info("the store is now of revision %s; as it was (%s) it lies at %s", opening.HEAD, found, copy)
 
 
 def _place_of(node: Node) -> str:

@@ -30,6 +30,7 @@ def setup(settings: LogSettings, process: str) -> None:
     logging.raiseExceptions = False  # a log that can't be written must not write about it into a socket's error path
     for talkative in ("asyncio", "aiohttp", "alembic"):
         logging.getLogger(talkative).setLevel(max(root.level, logging.WARNING))
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of, the store tells in its own words
 
 
 def request(

@@ -14,17 +14,18 @@ EARLIER = ("0001", "0002", "0003", "0004")
 """Those that can be brought up to it."""
 
 
-def refuse_revision(found: str | None) -> None:
-    """Raise `OperatorError` unless a store of the revision `found` can be worked with as it is."""
+def refuse_revision(found: str | None, remedy: str = "stop the daemon and run 'enrolld upgrade'") -> None:
+    """Raise `OperatorError` unless a store of the revision `found` can be worked with as it is.
+
+    `remedy` is for one of an earlier revision.
+    """
     if found == HEAD:
         return
     is_older = found in EARLIER
     raise OperatorError(
         "store_outdated" if is_older else "store_revision",
         f"the store is of revision {found or 'none'}, this version needs {HEAD}",
-        "stop the daemon and run 'enrolld upgrade'"
-        if is_older
-        else "use the version of enrolld that this store was made with, or a newer one",
+        remedy if is_older else "use the version of enrolld that this store was made with, or a newer one",
     )
 
 

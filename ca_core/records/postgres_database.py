@@ -16,6 +16,7 @@ __all__ = ["check", "create", "exists", "setting_up", "upgrade"]
 
 _SET_UP = lock_number("set up")
 _SET_UP_SECONDS = 120
+_REMEDY = "back the database up, and run 'enrolld upgrade' on one node"
 
 
 def exists(url: str) -> bool:
@@ -38,7 +39,7 @@ def check(url: str) -> str | None:
             f"the database {without_password(url)} is no store yet",
             "set it up with 'enrolld init' or 'enrolld serve --init'",
         )
-    refuse_revision(found)
+    refuse_revision(found, _REMEDY)
     return weakness
 
 
@@ -67,7 +68,7 @@ def create(url: str) -> None:
         if found is None:
             _refuse_strangers(connection, url)
     if found is not None:
-        refuse_revision(found)
+        refuse_revision(found, _REMEDY)
         return
     _migrate(url)
 

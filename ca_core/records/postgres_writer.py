@@ -6,6 +6,7 @@ writers of many nodes, any other unit runs alone. So nobody changes what a guard
 COMMITTED, where nothing has to be tried again for having met a stranger's page.
 """
 
+import contextlib
 import logging
 import random
 import time
@@ -133,6 +134,7 @@ class Writer:
         self._hook = hook
         self._connection: _Connection | None = None
         self._is_down = False
+        self._is_stale = False
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -335,15 +337,17 @@ class Writer:
             raise errors.TransactionRollback(f"the database answered {cursor.statusmessage}")
 
     def _roll_back(self, connection: _Connection) -> None:
-        try:
+        # Not used again: the driver takes for prepared what the server skipped after the statement that failed.
+        self._is_stale = True
+        with contextlib.suppress(psycopg.Error):
             if not connection.closed:
                 connection.execute("ROLLBACK")
-        except psycopg.Error:
-            self._drop()
 
     # --- the connection ---------------------------------------------------------------------------------------------
 
     def _connected(self) -> _Connection:
+        if self._is_stale:
+            self._drop()
         if self._connection is None:
             self._connection = connect(self._text)
             self._connection.execute(_SHARD)
@@ -354,6 +358,7 @@ class Writer:
         return self._connection
 
     def _drop(self) -> None:
+        self._is_stale = False
         if self._connection is not None:
             self._connection.close()
             self._connection = None

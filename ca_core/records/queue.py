@@ -71,6 +71,8 @@ class UnitQueue:
     async def commit(self, unit: Unit) -> int:
         """Wait until the unit is durable; the id that its guard returned. See `Store.commit`."""
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        # Of a caller that went away, nobody else asks what became of it.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._put(Job(unit, future))
         # A caller that goes away does not undo the unit: it stays queued and is written.
         return await asyncio.shield(future)

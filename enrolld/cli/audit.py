@@ -190,11 +190,23 @@ def _new_file(path: Path) -> Iterator[IO[str]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.link(making, path)  # which, unlike a rename, never replaces anything
+        _put(making, path)
     except FileExistsError:
         raise _taken(path) from None
     finally:
         making.unlink(missing_ok=True)
+
+
+def _put(making: Path, path: Path) -> None:
+    """Give a finished file its name. Raises `FileExistsError`."""
+    try:
+        os.link(making, path)  # which, unlike a rename, never replaces anything
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, such as a memory stick's
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        making.rename(path)
 
 
 def _taken(path: Path) -> OperatorError:

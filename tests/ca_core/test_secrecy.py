@@ -91,7 +91,7 @@ async def test_a_secret_is_stored_as_a_hash_and_never_audited(core: Core, instal
     handed = await core.devices.add("default", "sensor", actor=ME)
     await ask(core, Evidence(username="sensor", secret=handed.secret), csr_of(new_key(), "sensor"))
     core.close()
-    kept = b"".join(path.read_bytes() for path in installation.directory.rglob("enrolld.db*"))
+    kept = installation.dump()
     selector, _, rest = handed.secret.partition(".")
     assert selector.encode() in kept
     assert rest.encode() not in kept

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -234,4 +235,40 @@ def test_a_violation_is_found_out(scene: Scene, plant: Plant, sentence: str) -> 
     expected = sentence.format(first=_serial(scene.first))
     plant(scene)
     found = violations(scene.store, scene.enrollments)
+    assert [one for one in found if expected in one], found
+
+
+WITHIN = {"integrity: ", "points at a row of device that is not there"}
+"""What PostgreSQL itself sees to, and no copy of its tables shows."""
+COPIED = {name: case for name, case in PLANTS.items() if case[1] not in WITHIN}
+_TYPES: dict[type, str] = {bytes: "bytea", int: "bigint", str: "text", type(None): "text"}
+
+
+def copy_to_postgres(store: Path, url: str) -> None:
+    """The tables, as they are, with types and without constraints."""
+    with contextlib.closing(sqlite3.connect(store)) as source, psycopg.connect(url) as target:
+        for table in ("certificate", "device_secret", "audit", "writer"):
+            cursor = source.execute(f"SELECT * FROM {table}")  # noqa: S608  # of the names above
+            names = [column[0] for column in cursor.description]
+            rows = cursor.fetchall()
+            kinds = [next((type(row[n]) for row in rows if row[n] is not None), str) for n in range(len(names))]
+            columns = ", ".join(f"{name} {_TYPES[kind]}" for name, kind in zip(names, kinds, strict=True))
+            target.execute(f"CREATE TABLE {table} ({columns})".encode())
+            places = ", ".join(["%s"] * len(names))
+            target.cursor().executemany(f"INSERT INTO {table} VALUES ({places})".encode(), rows)  # noqa: S608
+
+
+@pytest.mark.foreign
+def test_the_same_store_on_postgresql_is_without_fault(scene: Scene, database: str) -> None:
+    copy_to_postgres(scene.store, database)
+    assert violations(database, scene.enrollments) == []
+
+
+@pytest.mark.foreign
+@pytest.mark.parametrize(("plant", "sentence"), COPIED.values(), ids=COPIED)
+def test_a_violation_is_found_out_on_postgresql(scene: Scene, database: str, plant: Plant, sentence: str) -> None:
+    expected = sentence.format(first=_serial(scene.first))
+    plant(scene)
+    copy_to_postgres(scene.store, database)
+    found = violations(database, scene.enrollments)
     assert [one for one in found if expected in one], found

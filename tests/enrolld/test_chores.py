@@ -10,6 +10,7 @@ from enrolld.chores import Chores
 from enrolld.metrics.counts import Counts
 from enrolld.metrics.meter import WorkerMeter
 from enrolld.refusal_log import RefusalLog
+from tests.helpers.core import Installation
 
 
 class Core:
@@ -21,7 +22,7 @@ class Core:
         self.broken = broken
         self.version = 1
         self.shortage: str | None = None
-        self.store = SimpleNamespace(shortage=lambda: self.shortage)
+        self.store = SimpleNamespace(shortage=lambda: self.shortage, measure_drift=self._measure_drift)
         self.realms = SimpleNamespace(current=self._current)
         self.leases = SimpleNamespace(hold=self._hold)
         self.crls = SimpleNamespace(publish=self._publish)
@@ -36,6 +37,9 @@ class Core:
         self.done.append(what)
         if self.broken == what:
             raise RuntimeError(what)
+
+    async def _measure_drift(self) -> float:
+        return 0.0
 
     async def _hold(self, name: str, seconds: int) -> bool:
         assert (name, seconds) == ("chores", 10)
@@ -181,5 +185,46 @@ async def test_each_job_is_counted_by_how_it_ended_and_the_lease_by_who_has_it()
         ("enrolld_job_failures_total", ("crls",)): (1.0,)
     }
     ended = {labels[0] for name, labels in found if name == "enrolld_job_last_success_timestamp_seconds"}
-    assert ended == {"lease", "audit_heads", "realms", "server_certificates", "ra_certificates"}
+    assert ended == {"lease", "audit_heads", "clock", "realms", "server_certificates", "ra_certificates"}
     assert found["enrolld_lease_held", ("chores",)] == (1.0,)
+
+
+async def test_the_holder_alone_makes_a_head_each_minute_and_tells_it_to_the_log(
+    installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "enrolld.chores")
+    cores, clock = [installation.open(), installation.open()], Clock()
+    workers = [Chores(core, ("localhost",), RefusalLog(clock=clock), clock) for core in cores]
+    made: list[int] = []
+    try:
+        for second in range(181):
+            await cores[0].devices.add("default", f"d-{second}", actor="operator:test")
+            for worker in workers:
+                await worker.round()
+            made.append(len(installation.sql("SELECT number FROM audit_head")))
+            clock.now += 1
+            installation.clock.forward(seconds=1)
+        heads = installation.sql("SELECT number, digest FROM audit_head ORDER BY number")
+    finally:
+        for core in cores:
+            core.close()
+    assert [made.index(number) for number in (1, 2, 3, 4)] == [0, 60, 120, 180]
+    told = [record.message for record in caplog.records if record.message.startswith("audit head")]
+    assert told == [f"audit head {number} is {digest.hex()}" for number, digest in heads]
+
+
+async def test_a_minute_without_news_has_no_head(installation: Installation) -> None:
+    core, clock = installation.open(), Clock()
+    worker = Chores(core, ("localhost",), RefusalLog(clock=clock), clock)
+    try:
+        for second in range(500):
+            if second == 400:
+                await core.devices.add("default", "late", actor="operator:test")
+            await worker.round()
+            if second == 300:
+                before = installation.sql("SELECT number FROM audit_head ORDER BY number")
+            clock.now += 1
+            installation.clock.forward(seconds=1)
+    finally:
+        core.close()
+    assert len(installation.sql("SELECT number FROM audit_head")) == len(before) + 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ca_core.records import opening
+from ca_core.records import opening, sqlite_file
 from enrolld import running
 from enrolld.cli import main
 from tests.helpers.earlier import take_back
@@ -78,7 +78,7 @@ def test_an_upgrade_that_was_interrupted_is_finished_by_the_next(
     directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(opening, "_migrate", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(sqlite_file, "_migrate", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             opening.upgrade_store(f"sqlite:///{directory / 'enrolld.db'}")
     assert columns(directory / "enrolld.db", "tally") == []

@@ -109,6 +109,20 @@ class Installation:
         self.sql(f"CREATE FUNCTION no_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
         self.sql(f"CREATE TRIGGER no_{table} BEFORE {act} ON {table} FOR EACH ROW EXECUTE FUNCTION no_{table}()")
 
+    def allow(self, table: str) -> None:
+        """Undo that."""
+        self.sql(f"DROP TRIGGER no_{table}" + ("" if self.postgres is None else f" ON {table}"))
+
+    def dump(self) -> bytes:
+        """All that is kept, as somebody with the store's files would find it."""
+        if self.postgres is None:
+            return b"".join(path.read_bytes() for path in self.directory.rglob("enrolld.db*"))
+        found: list[bytes] = []
+        for (table,) in self.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
+            for row in self.sql(f"SELECT * FROM {table}"):  # noqa: S608  # a name of the schema
+                found += [value if isinstance(value, bytes) else str(value).encode() for value in row]
+        return b"\n".join(found)
+
     def columns(self, table: str) -> list[str]:
         """The names of a table's columns, in their order."""
         if self.postgres is None:

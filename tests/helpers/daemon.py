@@ -22,7 +22,7 @@ T = TypeVar("T")
 ENROLLD = Path(sys.executable).with_name("enrolld")
 START_SECONDS = 90  # two cores, shared with every other test that starts a daemon just now
 STOP_SECONDS = 30
-NEVER_IN_OUTPUT = ("Traceback", "Task exception was never retrieved", "was never awaited", "RuntimeWarning")
+NEVER_IN_OUTPUT = ("Traceback", "exception was never retrieved", "was never awaited", "RuntimeWarning")
 
 Json = dict[str, Any]
 

@@ -9,35 +9,32 @@
 #endif
 #define CRASHES 2
 
-#ifdef SCENARIO_SECRET
-#define CERTS 3    /* one for each secret: never too few */
-#define BY_SECRET(u) true
-#define BY_FACTORY(u) false
-#define BY_OWN(u) false
-#define SECRETS 3  /* of device 0, of device 1, and the one that voids the first */
+#ifdef SCENARIO_SECRET   /* each device has a secret, device 0 may get another one */
+#define SECRETS 3
+#define CERTS 3          /* one for each secret */
 #endif
-#ifdef SCENARIO_FACTORY
-#define CERTS 3
-#define BY_SECRET(u) false
-#define BY_FACTORY(u) true
-#define BY_OWN(u) false
+#ifdef SCENARIO_FACTORY  /* each device has its factory identity, whose key has the number of the device */
+#define FACTORY
 #endif
-#ifdef SCENARIO_OWN
+#ifdef SCENARIO_OWN      /* device 0 has a certificate for key 0, device 1 a secret */
+#define OWN
+#define SECRETS 2
+#endif
+#ifdef SCENARIO_MIXED    /* each device has its factory identity, device 0 also a secret */
+#define FACTORY
+#define SECRETS 1
+#endif
 #ifndef CERTS
 #define CERTS 3
 #endif
-/* the first is there at the start, and device 0 holds it */
-#define BY_SECRET(u) (unit[u].device == 1)
-#define BY_FACTORY(u) false
-#define BY_OWN(u) (unit[u].device == 0)
-#define SECRETS 2
-#endif
 
-#if CERTS == 3
+/* What is shown as a credential: 0 is the factory identity, 1 to 3 a certificate by its id, from 4 on a secret. */
+#define FIRST_SECRET 4
+#define BY_SECRET(u) (unit[u].credential >= FIRST_SECRET)
+#define BY_FACTORY(u) (unit[u].credential == 0)
+#define BY_OWN(u) (unit[u].credential != 0 && unit[u].credential < FIRST_SECRET)
+
 #define ANY(is, u) (is(u, 1) || is(u, 2) || is(u, 3))
-#else
-#define ANY(is, u) (is(u, 1) || is(u, 2) || is(u, 3) || is(u, 4))
-#endif
 
 /* --- the store, as it is committed ---------------------------------------------------------------------------------*/
 
@@ -54,7 +51,7 @@ typedef Certificate {
     unsigned held : 1          /* a client has it */
 };
 Certificate cert[CERTS + 1];   /* by id, from 1 */
-#ifdef SCENARIO_OWN
+#ifdef OWN
 byte certs = 1;                /* the newest id; device 0 got its first certificate long ago, for key 0 */
 #else
 byte certs;
@@ -110,11 +107,7 @@ byte made[2];              /* the certificate that the node's present request ha
 #define RENEWED_IN_TRANSACTION(u, c) (OF_TRANSACTION_AND_KEY(u, c) && cert[c].credential == unit[u].credential)
 
 #define REVOKED_AFTER(c, x) (x > c && cert[x].revoked && cert[x].device == cert[c].device)
-#if CERTS == 3
-#define NEWER_REVOKED(c) (REVOKED_AFTER(c, 1) || REVOKED_AFTER(c, 2) || REVOKED_AFTER(c, 3))
-#else
-#define NEWER_REVOKED(c) (REVOKED_AFTER(c, 1) || REVOKED_AFTER(c, 2) || REVOKED_AFTER(c, 3) || REVOKED_AFTER(c, 4))
-#endif
+#define NEWER_REVOKED(c) (REVOKED_AFTER(c, 2) || REVOKED_AFTER(c, 3))
 #define IS_ANSWER(c) (THERE(c) && !cert[c].revoked && !cert[c].replaced && !NEWER_REVOKED(c))
 
 #ifdef TRANSACTIONS
@@ -129,6 +122,7 @@ byte made[2];              /* the certificate that the node's present request ha
 #define ASKED_BEFORE(u, c) (SAME_REQUEST(u, c) && (BY_OWN(u) || !cert[c].old) && IS_ANSWER(c))
 #define USABLE_OF_TRANSACTION(u, c) (OF_TRANSACTION_AND_KEY(u, c) && IS_ANSWER(c))
 
+#define SECRET_OF(u) secret[unit[u].credential - FIRST_SECRET]
 #define CREDENTIAL_KEY(u) (BY_OWN(u) -> cert[unit[u].credential].key : unit[u].device)
 
 /* --- locks: held by PostgreSQL for as long as a transaction lives, whoever began it ---------------------------------*/
@@ -173,7 +167,7 @@ hidden byte one_asking_makes_one_certificate; /* 3.1: never signed again blindly
 hidden byte a_secret_serves_once; /* 3.5 */
 hidden byte a_void_or_expired_secret_serves_nothing_new; /* 3.5 */
 hidden byte a_device_is_never_stranded; /* 3.5 */
-hidden byte the_same_certificate_again; /* 3.5 */
+hidden byte the_answer_is_for_the_key_that_asks;           /* 3.5 */
 hidden byte a_retransmission_is_not_a_second_request; /* 3.7 */
 hidden byte a_transaction_renews_once; /* 3.7 */
 hidden byte a_transaction_is_of_one_key; /* 3.7 */
@@ -201,7 +195,7 @@ inline check_invariants(u) {
     a_secret_serves_once = !(BY_SECRET(u) && ANY(OF_ONE_SECRET, u));
     assert(a_secret_serves_once);
     a_void_or_expired_secret_serves_nothing_new =
-        !(BY_SECRET(u) && (secret[unit[u].credential].voided || unit[u].late));
+        !(BY_SECRET(u) && (SECRET_OF(u).voided || unit[u].late));
     assert(a_void_or_expired_secret_serves_nothing_new);
 #endif
     nothing_is_issued_for_a_blocked_key = BY_SECRET(u) || !blocked[CREDENTIAL_KEY(u)];
@@ -216,6 +210,12 @@ inline check_invariants(u) {
     assert(a_factory_identity_certifies_a_key_once);
     a_retransmission_is_not_a_second_request = BY_SECRET(u) || !ANY(ASKED_BEFORE, u);
     assert(a_retransmission_is_not_a_second_request)
+}
+
+inline spend(u) {
+    SECRET_OF(u).spent = 1;
+    SECRET_OF(u).key = unit[u].key;
+    SECRET_OF(u).names = unit[u].names
 }
 
 hidden byte waiting; /* the node, from 1, that waits for the commit; 0 when nobody does any more */
@@ -234,14 +234,12 @@ inline commit(u) {
 #ifdef SECRETS
     if
     :: BY_SECRET(u) ->
-        secret[unit[u].credential].spent = 1;
-        secret[unit[u].credential].key = unit[u].key;
-        secret[unit[u].credential].names = unit[u].names;
-        secret[unit[u].credential].certificate = certs
+        spend(u);
+        SECRET_OF(u).certificate = certs
     :: else
     fi;
 #endif
-#ifdef SCENARIO_OWN
+#ifdef OWN
     if
     :: BY_OWN(u) -> cert[unit[u].credential].replaced = 1
     :: else
@@ -312,7 +310,7 @@ inline by_secret() {
     holds =
         holds &&
 #ifndef WITHOUT_secret_unspent
-        !secret[unit[N].credential].spent && !secret[unit[N].credential].voided && !unit[N].late &&
+        !SECRET_OF(N).spent && !SECRET_OF(N).voided && !unit[N].late &&
 #endif
         true
 }
@@ -360,10 +358,10 @@ inline guard() {
 #ifdef SECRETS
     :: BY_SECRET(N) -> by_secret()
 #endif
-#ifdef SCENARIO_FACTORY
+#ifdef FACTORY
     :: BY_FACTORY(N) -> by_factory_identity()
 #endif
-#ifdef SCENARIO_OWN
+#ifdef OWN
     :: BY_OWN(N) -> by_own_certificate()
 #endif
     fi
@@ -371,12 +369,14 @@ inline guard() {
 
 /* --- a node: one request after the other, from any device -----------------------------------------------------------*/
 
-#define MY_SECRET secret[unit[N].credential]
 
 inline answer(found) {
     nothing_leaves_before_its_record_is_durable = found != 0 && THERE(found);
     assert(nothing_leaves_before_its_record_is_durable);
-#ifdef SCENARIO_OWN
+    the_answer_is_for_the_key_that_asks = cert[found].device == unit[N].device && cert[found].key == unit[N].key &&
+        (!BY_SECRET(N) || cert[found].names == unit[N].names);
+    assert(the_answer_is_for_the_key_that_asks);
+#ifdef OWN
     cert[found].held = 1;
 #endif
 }
@@ -397,9 +397,11 @@ inline end_request() {
 
 inline refuse() {
 #ifdef SECRETS
-    a_device_is_never_stranded = !(BY_SECRET(N) && MY_SECRET.spent && !MY_SECRET.voided && MY_SECRET.key == unit[N].key
-        && MY_SECRET.names == unit[N].names && !suspended[unit[N].device] && !blocked[unit[N].key]
-        && !cert[MY_SECRET.certificate].old && IS_ANSWER(MY_SECRET.certificate));
+    /* Whoever knows that the secret is spent asks again; and nothing has happened by which this would be void. */
+    a_device_is_never_stranded = !(unit[N].spent && !SECRET_OF(N).voided && SECRET_OF(N).key == unit[N].key &&
+        SECRET_OF(N).names == unit[N].names && !suspended[unit[N].device] && !blocked[unit[N].key] &&
+        (!SECRET_OF(N).certificate ||
+            IS_ANSWER(SECRET_OF(N).certificate) && !cert[SECRET_OF(N).certificate].old));
     assert(a_device_is_never_stranded);
 #endif
     end_request()
@@ -414,52 +416,63 @@ inline ask() {
     :: unit[N].key = 0
     :: unit[N].key = 1
     fi;
-#ifdef TRANSACTIONS
-    if
-    :: unit[N].device == 0 ->
-        unit[N].transaction = 1;
-        if
-        :: unit[N].names = 0
-        :: unit[N].names = 1
-        fi
-    :: else
-    fi;
-#endif
     if
 #ifdef SCENARIO_SECRET
-    :: unit[N].credential = unit[N].device
-    :: unit[N].device == 0 && secret[2].made -> unit[N].credential = 2
+    :: unit[N].credential = FIRST_SECRET + unit[N].device
+    :: unit[N].device == 0 && secret[2].made -> unit[N].credential = FIRST_SECRET + 2
 #endif
-#ifdef SCENARIO_FACTORY
-    :: true
+#ifdef FACTORY
+    :: unit[N].credential = 0
 #endif
-#ifdef SCENARIO_OWN
-    :: unit[N].device == 1 -> unit[N].credential = 1
+#ifdef SCENARIO_MIXED
+    :: unit[N].device == 0 -> unit[N].credential = FIRST_SECRET
+#endif
+#ifdef OWN
+    :: unit[N].device == 1 -> unit[N].credential = FIRST_SECRET + 1
     :: unit[N].device == 0 -> unit[N].credential = 1
     :: unit[N].device == 0 && cert[2].held && cert[2].device == 0 -> unit[N].credential = 2
-#if CERTS > 3
-    :: unit[N].device == 0 && cert[3].held && cert[3].device == 0 -> unit[N].credential = 3
 #endif
+    fi;
+#ifdef TRANSACTIONS
+    if
+    :: unit[N].device == 0 -> unit[N].transaction = 1
+#ifdef SCENARIO_MIXED
+    :: BY_SECRET(N)
 #endif
+    :: unit[N].device == 1
+    fi;
+#endif
+#ifdef NAMES
+    if
+    :: unit[N].device == 0
+    :: unit[N].device == 0 -> unit[N].names = 1
+    :: unit[N].device == 1
     fi
+#endif
 }
 
 #define STRANGER (suspended[unit[N].device] \
     || BY_OWN(N) && (cert[unit[N].credential].revoked || ANY(OWN_NEWER_REVOKED, N)))
 #ifdef SECRETS
-#define REFUSED_SECRET (BY_SECRET(N) && (MY_SECRET.voided \
-    || MY_SECRET.spent && (MY_SECRET.key != unit[N].key || cert[MY_SECRET.certificate].old) \
-    || !MY_SECRET.spent && MY_SECRET.expired))
+#ifdef WITHOUT_rule_one_key
+#define ANOTHER_KEY false
+#else
+#define ANOTHER_KEY (SECRET_OF(N).key != unit[N].key)
+#endif
+#define REFUSED_SECRET (BY_SECRET(N) && (SECRET_OF(N).voided \
+    || SECRET_OF(N).spent && (ANOTHER_KEY || cert[SECRET_OF(N).certificate].old) \
+    || !SECRET_OF(N).spent && SECRET_OF(N).expired))
 #else
 #define REFUSED_SECRET false
 #endif
-#define REFUSED_FACTS (blocked[unit[N].key] || !BY_SECRET(N) && blocked[CREDENTIAL_KEY(N)] || ANY(OTHERS_KEY, N) \
-    || ANY(TRANSACTION_OF_OTHER_KEY, N))
-#if CERTS == 3
-#define NEWEST(is) (is(N, 3) -> 3 : (is(N, 2) -> 2 : 1))
+#ifdef WITHOUT_rule_any_transaction
+#define IN_ANY_TRANSACTION false
 #else
-#define NEWEST(is) (is(N, 4) -> 4 : (is(N, 3) -> 3 : (is(N, 2) -> 2 : 1)))
+#define IN_ANY_TRANSACTION unit[N].spent
 #endif
+#define REFUSED_FACTS (blocked[unit[N].key] || !BY_SECRET(N) && blocked[CREDENTIAL_KEY(N)] || ANY(OTHERS_KEY, N) \
+    || ANY(TRANSACTION_OF_OTHER_KEY, N) && !IN_ANY_TRANSACTION)
+#define NEWEST(is) (is(N, 3) -> 3 : (is(N, 2) -> 2 : 1))
 
 /* The model's own end: it knows so many certificates. */
 #define FULL (certs + LIVES(0) + LIVES(1) + LIVES(2) + LIVES(3) >= CERTS)
@@ -473,6 +486,11 @@ end_idle:
     atomic {
         ask();
 asked:  /* What is read from here on is read without locks, at a time of its own, and may be old when it is used. */
+#ifdef SECRETS
+        unit[N].spent = BY_SECRET(N) && SECRET_OF(N).spent;
+#else
+        skip;
+#endif
         if
         :: STRANGER || REFUSED_SECRET ->
             refuse();
@@ -482,9 +500,6 @@ asked:  /* What is read from here on is read without locks, at a time of its own
             :: unit[N].version = version
             :: version -> unit[N].version = 0 /* it was read before that */
             fi;
-#ifdef SECRETS
-            unit[N].spent = BY_SECRET(N) && MY_SECRET.spent;
-#endif
             goto authenticated
         fi
     }
@@ -498,7 +513,7 @@ authenticated:
             goto end_idle
         :: !REFUSED_FACTS ->
 #ifdef SECRETS
-            unit[N].late = BY_SECRET(N) && !unit[N].spent && MY_SECRET.expired;
+            unit[N].late = BY_SECRET(N) && !unit[N].spent && SECRET_OF(N).expired;
 #endif
             goto not_refused
         fi
@@ -511,9 +526,10 @@ not_refused: /* Was it asked before? */
 #ifdef SECRETS
         :: BY_SECRET(N) && unit[N].spent ->
             if
-            :: MY_SECRET.names == unit[N].names && IS_ANSWER(MY_SECRET.certificate) ->
+            :: SECRET_OF(N).names == unit[N].names && SECRET_OF(N).certificate &&
+                IS_ANSWER(SECRET_OF(N).certificate) ->
                 if
-                :: answer(MY_SECRET.certificate)
+                :: answer(SECRET_OF(N).certificate)
                 :: true /* lost on its way */
                 fi;
                 end_request()
@@ -522,11 +538,11 @@ not_refused: /* Was it asked before? */
             goto end_idle
         :: BY_SECRET(N) && !unit[N].spent -> goto decided
 #endif
-#ifdef SCENARIO_FACTORY
+#ifdef FACTORY
 #define BEGUN ANY(OF_TRANSACTION_AND_KEY, N)
 #define OTHER_REQUEST false
 #endif
-#ifdef SCENARIO_OWN
+#ifdef OWN
 #define BEGUN ANY(RENEWED_IN_TRANSACTION, N)
 #define OTHER_REQUEST (!ANY(SAME_REQUEST, N))
 #endif
@@ -563,6 +579,9 @@ decided: /* signed in memory; then BEGIN, the locks, and the guard, which sees w
             if
             :: holds ->
                 unit[N].state = SENT;
+#ifdef WITHOUT_rule_one_transaction
+                spend(N);
+#endif
 #ifdef WITHOUT_rule_answer_after_commit
                 answer(made[N]);
 #endif
@@ -668,8 +687,9 @@ end_world:
     :: ACT(THERE(3) && !cert[3].old) cert[3].old = 1 }
 #ifdef SCENARIO_SECRET
     :: ACT(GATE && !secret[2].made) secret[2].made = 1; secret[0].voided = 1 }
+#endif
+#if defined(SCENARIO_SECRET) || defined(SCENARIO_MIXED)
     :: ACT(!secret[0].expired) secret[0].expired = 1 }
-    :: ACT(!secret[1].expired) secret[1].expired = 1 }
 #endif
     od
 }
