@@ -5,7 +5,6 @@ Reads run in the event loop, each on a connection of a small pool and at once; w
 """
 
 import asyncio
-import time
 from typing import Any
 
 import psycopg
@@ -13,6 +12,7 @@ from psycopg import AsyncConnection, AsyncRawCursor
 
 from ca_core.errors import Unavailable
 from ca_core.meter import NO_METER, Meter
+from ca_core.records import times
 from ca_core.records.audit import Chain
 from ca_core.records.postgres_link import SETTLE, conninfo_of, numbered, parameters, prepare, unreachable
 from ca_core.records.postgres_writer import Watch, Writer, disjoint
@@ -92,9 +92,9 @@ class PostgresStore:
 
     async def measure_drift(self) -> float:
         """See `Store`."""
-        before = time.time()
+        before = times.unix_now()
         rows = await self._read(_NOW, [], _READ_SECONDS)
-        self._watch.measured(rows[0][0], before, time.time())
+        self._watch.measured(rows[0][0], before, times.unix_now())
         return self._watch.drift
 
     async def _read(self, text: str, values: list[Value], seconds: float) -> list[Row]:

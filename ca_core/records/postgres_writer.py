@@ -19,6 +19,7 @@ from psycopg import errors
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, Unavailable
 from ca_core.meter import Meter
+from ca_core.records import times
 from ca_core.records.audit import INSERT_EVENT, INSERT_WRITER, UPDATE_WRITER, WRITER_HEAD, Chain
 from ca_core.records.postgres_link import connect, lock_number, numbered, parameters, sentence, unreachable
 from ca_core.records.query import Query, Value
@@ -236,7 +237,7 @@ class Writer:
     def _together(self, connection: _Connection, batch: list[Job]) -> None:
         """Units that touch nothing in common: all guards at once, then all that follows them."""
         self._at("begin")
-        asked = time.time()
+        asked = times.unix_now()
         with connection.pipeline():
             self._lock(connection, batch)
             clock = connection.execute(_NOW)
@@ -267,7 +268,7 @@ class Writer:
     def _alone(self, connection: _Connection, batch: list[Job]) -> None:
         """Units that may touch anything, one after another."""
         self._at("begin")
-        asked = time.time()
+        asked = times.unix_now()
         with connection.pipeline():
             self._lock(connection, batch)
             clock = connection.execute(_NOW)
@@ -303,7 +304,7 @@ class Writer:
     def _look_at_clock(self, cursor: _Cursor, asked: float) -> None:
         row = cursor.fetchone()
         if row is not None:
-            self._watch.measured(row[0], asked, time.time())
+            self._watch.measured(row[0], asked, times.unix_now())
 
     def _steps(self, connection: _Connection, job: Job) -> list[tuple[_Cursor, Query, int | None]]:
         guard_id = {"guard_id": job.guard_id}

@@ -1,6 +1,7 @@
 """Times as the store keeps them: integer milliseconds since 1970, UTC."""
 
 import datetime as dt
+import time
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
@@ -24,3 +25,8 @@ def rfc3339(moment: dt.datetime) -> str:
 def utc_now() -> dt.datetime:
     """The wall clock, as an aware UTC datetime."""
     return dt.datetime.now(dt.UTC)
+
+
+def unix_now() -> float:
+    """The wall clock of this machine, in seconds since 1970, to compare with another machine's."""
+    return time.time()

@@ -269,13 +269,19 @@ class Registration:
             raise BadKey("key_blocked", "The key is blocked.")
         if others_certificate is not None:
             raise BadKey("key_of_other_device", "The key belongs to another device.")
-        if call.transaction_id is not None and await self._store.first(
-            _TRANSACTED,
-            realm_id=requester.realm_id,
-            transaction_id=call.transaction_id,
-            device_id=requester.device.id,
-            spki_sha256=csr.spki_sha256,
-            since=to_ms(now - retry),
+        # A spent secret asks for what it was spent for, in whichever transaction.
+        again = requester.secret is not None and requester.secret.spent_at is not None
+        if (
+            call.transaction_id is not None
+            and not again
+            and await self._store.first(
+                _TRANSACTED,
+                realm_id=requester.realm_id,
+                transaction_id=call.transaction_id,
+                device_id=requester.device.id,
+                spki_sha256=csr.spki_sha256,
+                since=to_ms(now - retry),
+            )
         ):
             raise NotAuthorized("transaction_of_other_key", "The transaction was one for another key.")
 

@@ -124,22 +124,27 @@ def _tell(verdict: "Verdict") -> None:
         output.raw(f"{finding.code}: {output.printable(of + finding.message)}")
     if verdict.findings_total > len(verdict.findings):
         output.raw(f"and {verdict.findings_total - len(verdict.findings)} more")
-    output.raw(f"{verdict.events} events of {verdict.writers} writers and {verdict.heads} common heads were verified.")
+    held = f"{_count(verdict.events, 'event')} of {_count(verdict.writers, 'writer')}"
+    output.raw(f"Verified: {held}, and {_count(verdict.heads, 'common head')}.")
     if verdict.last_head is not None:
         last = verdict.last_head
         output.raw(f"The last head is number {last.number}, of {output.printable(last.at)}: {last.digest}")
     if verdict.uncovered:
-        output.raw(f"{verdict.uncovered} events are under no head yet.")
+        output.raw(f"Under no head yet: {_count(verdict.uncovered, 'event')}.")
     for limit in verdict.limits:
         output.raw(limit)
     if verdict.kept_given:
-        output.raw(f"{verdict.kept_found} of {verdict.kept_given} heads kept elsewhere are among the heads.")
+        output.raw(f"Heads kept elsewhere that are among them: {verdict.kept_found} of {verdict.kept_given}.")
     if verdict.ok:
         output.raw("Nothing was changed." if verdict.kept_up_to is None else _up_to(verdict.kept_up_to))
     else:
-        output.raw(f"{verdict.findings_total} findings: the trail is not what was written.")
+        output.raw(f"{_count(verdict.findings_total, 'finding')}: the trail is not what was written.")
     if not verdict.kept_given:
         output.words(ONLY_ELSEWHERE)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _up_to(number: int) -> str:

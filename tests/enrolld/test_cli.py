@@ -43,7 +43,7 @@ def test_every_command_of_the_first_release_is_there() -> None:
         "cert list", "cert show", "cert revoke",
         "ca list", "ca export",
         "crl list", "crl publish",
-        "audit list", "audit verify", "audit export",
+        "audit list", "audit verify", "audit export", "store copy",
     }  # fmt: skip
 
 

@@ -108,9 +108,9 @@ def test_what_is_not_there_or_not_right_is_refused(shell: Shell, arguments: list
 def test_a_whole_trail_is_verified_and_it_is_said_what_that_does_not_prove(shell: Shell, trail: Trail) -> None:
     out, err = shell("audit", "verify")
     assert out.splitlines() == [
-        "11 events of 2 writers and 2 common heads were verified.",
+        "Verified: 11 events of 2 writers, and 2 common heads.",
         f"The last head is number 2, of 2026-11-22T12:00:00Z: {trail.digests[1]}",
-        "1 events are under no head yet.",
+        "Under no head yet: 1 event.",
         "Nothing was changed.",
     ]
     assert err == command.ONLY_ELSEWHERE + "\n"
@@ -123,7 +123,7 @@ def test_a_whole_trail_is_verified_and_it_is_said_what_that_does_not_prove(shell
 
 def test_with_a_head_that_was_kept_it_is_said_what_that_proves(shell: Shell, trail: Trail) -> None:
     out, err = shell("audit", "verify", "--head", trail.digests[0].upper())
-    assert "1 of 1 heads kept elsewhere are among the heads." in out
+    assert "Heads kept elsewhere that are among them: 1 of 1." in out
     assert "Nothing was changed, and what head 1 covers stands as it did when that head was kept." in out
     assert err == ""
     assert shell.ask("audit", "verify", "--head", trail.digests[0])["note"] is None
@@ -134,7 +134,7 @@ def test_a_finding_is_named_and_ends_with_3(shell: Shell, trail: Trail) -> None:
     out, _ = shell("audit", "verify", status=3)
     named = f"writer {trail.first}: event 2 is not what was written, or the hash before it is not"
     assert out.splitlines()[0] == f"event_changed: {named}"
-    assert out.splitlines()[-1] == "1 findings: the trail is not what was written."
+    assert out.splitlines()[-1] == "1 finding: the trail is not what was written."
     answer = shell.ask("audit", "verify", status=3)
     assert answer["ok"] is False
     assert codes(answer) == [("event_changed", 2)]

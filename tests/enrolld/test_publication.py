@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from ca_core.errors import Unavailable
 from enrolld import publication
 
 CRL = b"\x30\x03crl"
@@ -20,9 +21,12 @@ class Desk:
     def __init__(self, content: dict[str, bytes]) -> None:
         self.content = content
         self.asked: list[str] = []
+        self.is_away = False
 
     async def latest(self, issuer: str) -> bytes | None:
         self.asked.append(issuer)
+        if self.is_away:
+            raise Unavailable("the database can't be used")
         return self.content.get(issuer)
 
     certificate = latest
@@ -107,3 +111,20 @@ async def test_a_crl_that_did_not_change_is_not_sent_again() -> None:
             newer = await client.get("/pki/default-ec-1/0.crl", **asking)
             assert (newer.status, await newer.read()) == (200, b"\x30\x03new")
             assert newer.headers["Cache-Control"] == "no-cache"
+
+
+@pytest.mark.parametrize("path", ["/pki/default-ec-1/0.crl", "/pki/default-ec-1.cer"], ids=["crl", "certificate"])
+async def test_while_the_store_is_away_what_was_shown_before_is_shown(path: str) -> None:
+    core = Published()
+    with app_of(core) as app:
+        async with TestClient(TestServer(app)) as client:
+            before = await client.get(path)
+            core.crls.is_away = core.issuers.is_away = True
+            again = await client.get(path)
+            assert (again.status, await again.read()) == (200, await before.read())
+            assert again.headers["ETag"] == before.headers["ETag"]
+            never_shown = await client.get(path.replace("ec", "rsa"))
+            assert (never_shown.status, never_shown.headers["Retry-After"]) == (503, "5")
+            core.crls.is_away = core.issuers.is_away = False
+            core.crls.content["default-ec-1"] = core.issuers.content["default-ec-1"] = b"new"
+            assert await (await client.get(path)).read() == b"new"

@@ -16,6 +16,7 @@ __all__ = ["GONE_SECONDS", "Mortal", "free_ports", "is_alive"]
 
 GONE_SECONDS = 10.0  # for workers without a supervisor, on a machine that is busy
 _LOWEST_PORT = 20_000
+_handed_out: set[int] = set()  # whoever has a port may be down just now, and comes back to it
 
 
 def free_ports(count: int) -> list[int]:
@@ -28,9 +29,12 @@ def free_ports(count: int) -> list[int]:
     found: list[int] = []
     while len(found) < count:
         port = random.SystemRandom().randrange(_LOWEST_PORT, end)
+        if port in _handed_out:
+            continue
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            found += [port] if port not in found else []
+            _handed_out.add(port)
+            found.append(port)
     return found
 
 

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import bindparam, func, select
@@ -15,7 +14,7 @@ from sqlalchemy import bindparam, func, select
 from ca_core.core import Core
 from ca_core.errors import ConstraintFailed, OperatorError, Unavailable
 from ca_core.model import Evidence
-from ca_core.records import postgres_link, postgres_writer
+from ca_core.records import postgres_link, postgres_writer, times
 from ca_core.records.audit import AuditEvent
 from ca_core.records.opening import create_store, open_store, shown
 from ca_core.records.query import Query, Values, insert_into
@@ -339,10 +338,7 @@ async def test_case_61_a_node_with_another_time_than_the_database_writes_nothing
     store: Store, monkeypatch: pytest.MonkeyPatch, ahead: float
 ) -> None:
     await store.commit(add("before"))
-    shifted = SimpleNamespace(
-        time=lambda: time.time() + ahead, monotonic=time.monotonic, perf_counter=time.perf_counter
-    )
-    monkeypatch.setattr(postgres_writer, "time", shifted)
+    monkeypatch.setattr(times, "unix_now", lambda: time.time() + ahead)
     for touches in ((), ("device:1",)):
         with pytest.raises(
             Unavailable, match=f"{abs(ahead):.0f} s {'after' if ahead > 0 else 'before'} the database's"
@@ -355,7 +351,7 @@ async def test_case_61_a_node_with_another_time_than_the_database_writes_nothing
         return_exceptions=True,
     )
     assert [isinstance(result, Unavailable) for result in results] == [False, True], "a lease bears no time"
-    monkeypatch.setattr(postgres_writer, "time", time)
+    monkeypatch.setattr(times, "unix_now", time.time)
     await store.commit(add("after"))
     assert store.shortage() is None
     assert await actions(store) == ["added.after", "added.before"]
@@ -364,8 +360,7 @@ async def test_case_61_a_node_with_another_time_than_the_database_writes_nothing
 async def test_a_clock_that_is_off_by_less_than_a_minute_is_good_enough(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shifted = SimpleNamespace(time=lambda: time.time() + 55, monotonic=time.monotonic, perf_counter=time.perf_counter)
-    monkeypatch.setattr(postgres_writer, "time", shifted)
+    monkeypatch.setattr(times, "unix_now", lambda: time.time() + 55)
     await store.commit(add("one"))
     assert -56 < store.drift < -54
     assert store.shortage() is None

@@ -235,6 +235,17 @@ async def test_a_spent_secret_answers_its_key_whatever_the_transaction(core: Cor
     assert await code_of(core, evidence, key, "one", operation=ENROLL) == "secret_spent"
 
 
+async def test_a_spent_secret_is_answered_also_in_a_transaction_of_another_key(core: Core) -> None:
+    """Found by the model: a client that knows one name of a transaction alone would be stranded."""
+    await transact(core, await secret_of(core), new_key(), "one", operation=ENROLL)
+    fresh = Evidence(secret=(await core.devices.secret("default", "sensor", actor=ME)).secret)
+    key = new_key()
+    assert await code_of(core, fresh, key, "two", operation=ENROLL) == "issued"
+    for transaction in ("three", None, "one"):
+        assert await code_of(core, fresh, key, transaction, operation=ENROLL) == "again"
+    assert await code_of(core, fresh, new_key(), "one", operation=ENROLL) == "secret_spent"
+
+
 async def test_a_new_secret_begins_a_new_request_in_the_transaction_of_the_key(core: Core) -> None:
     """A client that names its transactions after its key, helped by a new secret, is not stranded."""
     first_secret, key = await secret_of(core), new_key()
