@@ -1,20 +1,19 @@
 """PostgreSQL: the store of several nodes, and all that they share.
 
-Reads run in the event loop, each on a connection of a small pool and at once; writes are group commits of two writers
-(see `postgres_writer`). A database that goes away fails what needs it, and is found again by itself.
+Reads run in the event loop, all on one connection and at once (`postgres_reader`); writes are group commits of two
+writers (`postgres_writer`). A database that goes away fails what needs it, and is found again by itself.
 """
 
 import asyncio
-from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, AsyncRawCursor
 
 from ca_core.errors import Unavailable
 from ca_core.meter import NO_METER, Meter
 from ca_core.records import times
 from ca_core.records.audit import Chain
-from ca_core.records.postgres_link import SETTLE, conninfo_of, numbered, parameters, prepare, unreachable
+from ca_core.records.postgres_link import conninfo_of, numbered, parameters, unreachable
+from ca_core.records.postgres_reader import Reader
 from ca_core.records.postgres_writer import Watch, Writer, disjoint
 from ca_core.records.query import Query, Row, Value
 from ca_core.records.queue import UnitQueue
@@ -24,26 +23,23 @@ from ca_core.records.unit import Unit
 __all__ = ["PostgresStore"]
 
 _WRITERS = 2  # one batch is made while another waits for the disk
-_READERS = 4
 _READ_SECONDS = 10.0
 _CRL_SECONDS = 120.0
 _COMMIT_SECONDS = 60.0
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
-_Reader = AsyncConnection[tuple[Any, ...]]
 
-
-class _Readers:
-    """Connections that read, of one event loop: connections can't be handed from one to another."""
+class _Line:
+    """The connection that reads for one event loop."""
 
     def __init__(self) -> None:
-        self.idle: list[_Reader] = []
-        self.room = asyncio.Semaphore(_READERS)
+        self.reader: Reader | None = None
+        self.connecting = asyncio.Lock()
 
     def close(self) -> None:
-        """Let go of them, whether their loop still runs or not."""
-        for connection in self.idle:
-            connection.pgconn.finish()
+        """Let go of it, whether its loop still runs or not."""
+        if self.reader is not None:
+            self.reader.close()
 
 
 class PostgresStore:
@@ -63,7 +59,7 @@ class PostgresStore:
         self._text = conninfo_of(url, process)
         self._hook = hook
         self._watch = Watch()
-        self._readers: dict[asyncio.AbstractEventLoop, _Readers] = {}
+        self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
         self._queue = UnitQueue(
             lambda: Writer(self._text, lambda: Chain(process, version), self._watch, meter, hook),
             writers=_WRITERS,
@@ -75,15 +71,26 @@ class PostgresStore:
     async def fetch(self, query: Query, **params: Value) -> list[Row]:
         """All rows of a SELECT."""
         text, names = numbered(query)
-        rows = await self._read(text, parameters(names, params), _READ_SECONDS)
+        rows = await self._read(text, parameters(names, params))
         if self._hook:
             self._hook("read")
         return rows
 
     async def fetch_aside(self, query: Query, **params: Value) -> list[Row]:
-        """All rows of a SELECT that has many: the wait for them keeps nobody else waiting."""
+        """All rows of a SELECT that has many, on a connection of its own: the others' answers don't wait behind it."""
         text, names = numbered(query)
-        return await self._read(text, parameters(names, params), _CRL_SECONDS)
+        values = parameters(names, params)
+        try:
+            async with asyncio.timeout(_CRL_SECONDS):
+                reader = await Reader.connect(self._text)
+                try:
+                    return await reader.ask(text, values)
+                finally:
+                    reader.close()
+        except TimeoutError as exc:
+            raise Unavailable(f"the database does not answer within {_CRL_SECONDS:.0f} s") from exc
+        except psycopg.Error as exc:
+            raise unreachable(exc) from exc
 
     async def first(self, query: Query, **params: Value) -> Row | None:
         """The first row of a SELECT, None without any."""
@@ -93,53 +100,47 @@ class PostgresStore:
     async def measure_drift(self) -> float:
         """See `Store`."""
         before = times.unix_now()
-        rows = await self._read(_NOW, [], _READ_SECONDS)
+        rows = await self._read(_NOW, [])
         self._watch.measured(rows[0][0], before, times.unix_now())
         return self._watch.drift
 
-    async def _read(self, text: str, values: list[Value], seconds: float) -> list[Row]:
-        loop = asyncio.get_running_loop()
-        readers = self._readers.get(loop)
-        if readers is None:
-            self._forget_closed_loops()
-            readers = self._readers[loop] = _Readers()
+    async def _read(self, text: str, values: list[Value]) -> list[Row]:
+        reader: Reader | None = None
         try:
-            async with asyncio.timeout(seconds), readers.room:
-                while readers.idle:
-                    connection = readers.idle.pop()
-                    try:
-                        return await self._ask(readers, connection, text, values)
-                    except psycopg.OperationalError:
-                        continue  # it died since it was last used; what only reads is asked again
-                return await self._ask(readers, await self._connect(), text, values)
+            async with asyncio.timeout(_READ_SECONDS):
+                reader = await self._reader()
+                try:
+                    return await reader.ask(text, values)
+                except psycopg.OperationalError:
+                    if not reader.is_spent:
+                        raise
+                # It died, perhaps long since; what only reads is asked once more.
+                reader = await self._reader()
+                return await reader.ask(text, values)
         except TimeoutError as exc:
-            raise Unavailable(f"the database does not answer within {seconds:.0f} s") from exc
+            if reader is not None:
+                reader.close()  # whoever else waits for it finds another
+            raise Unavailable(f"the database does not answer within {_READ_SECONDS:.0f} s") from exc
         except psycopg.Error as exc:
             raise unreachable(exc) from exc
 
+    async def _reader(self) -> Reader:
+        """The loop's connection; connections can't be handed from one loop to another."""
+        loop = asyncio.get_running_loop()
+        line = self._lines.get(loop)
+        if line is None:
+            self._forget_closed_loops()
+            line = self._lines[loop] = _Line()
+        async with line.connecting:
+            if line.reader is None or line.reader.is_spent:
+                old, line.reader = line.reader, await Reader.connect(self._text)
+                if old is not None:
+                    old.retire()
+            return line.reader
+
     def _forget_closed_loops(self) -> None:
-        for loop in [known for known in self._readers if known.is_closed()]:
-            self._readers.pop(loop).close()
-
-    async def _ask(self, readers: _Readers, connection: _Reader, text: str, values: list[Value]) -> list[Row]:
-        try:
-            cursor = await connection.execute(text, values, binary=True)
-            rows: list[Row] = await cursor.fetchall()
-        except BaseException:
-            connection.pgconn.finish()  # whatever it was in the middle of, nobody waits for that any more
-            raise
-        readers.idle.append(connection)
-        return rows
-
-    async def _connect(self) -> _Reader:
-        connection = await AsyncConnection.connect(self._text, autocommit=True, cursor_factory=AsyncRawCursor)
-        try:
-            prepare(connection)
-            await connection.execute(SETTLE)
-        except BaseException:
-            connection.pgconn.finish()
-            raise
-        return connection
+        for loop in [known for known in self._lines if known.is_closed()]:
+            self._lines.pop(loop).close()
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -169,6 +170,6 @@ class PostgresStore:
     def close(self) -> None:
         """Write what is submitted, and let go of the database."""
         self._queue.close()
-        for readers in self._readers.values():
-            readers.close()
-        self._readers.clear()
+        for line in self._lines.values():
+            line.close()
+        self._lines.clear()

@@ -115,7 +115,7 @@ def connect(text: str) -> psycopg.Connection[tuple[Any, ...]]:
     return connection
 
 
-def prepare(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+def prepare(connection: psycopg.Connection[Any]) -> None:
     """How values travel, and how soon a statement is prepared on the server."""
     # One type for all numbers: a statement is prepared anew for each combination of types.
     connection.adapters.register_dumper(int, Int8BinaryDumper)

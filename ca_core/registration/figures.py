@@ -73,6 +73,8 @@ class Figures:
     """By issuer."""
     clock_behind: float
     """How many seconds this machine's clock stands before the newest audit event; 0 when it does not."""
+    clock_drift: float
+    """Seconds to add to this machine's clock to get the store's; 0 for a store without one of its own."""
 
 
 async def read_figures(store: Store, clock: Clock) -> Figures:
@@ -106,6 +108,7 @@ async def read_figures(store: Store, clock: Clock) -> Figures:
         issuers={(realms[row[2]], row[1], _role(row[3])): row[4] / 1000 for row in issuers.values()},
         crls={issuers[row[0]][1]: CrlFigures(row[1] / 1000, row[2] / 1000, row[3]) for row in lists},
         clock_behind=max(0, newest[0] - to_ms(clock())) / 1000 if newest and newest[0] is not None else 0.0,
+        clock_drift=store.drift,
     )
 
 

@@ -248,6 +248,10 @@ CLOCK_BEHIND = _said(
     "enrolld_clock_behind_audit_seconds",
     "How far this machine's clock stands before the newest audit event; beyond 60 nothing is issued.",
 )
+CLOCK_DRIFT = _said(
+    "enrolld_clock_drift_seconds",
+    "What must be added to this machine's clock to get the database's; beyond 60 either way nothing is issued.",
+)
 CONNECTIONS = _metric(Type.GAUGE, "enrolld_connections", "Open connections, but for those of the admin listener.")
 HANDSHAKES_OPEN = _metric(Type.GAUGE, "enrolld_tls_handshakes_open", "TLS handshakes that have begun and not ended.")
 REQUESTS_WAITING = _metric(Type.GAUGE, "enrolld_requests_waiting", "Requests that wait for their turn.")

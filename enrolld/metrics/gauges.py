@@ -47,6 +47,7 @@ def _of_figures(figures: "Figures") -> Iterator[Said]:
     for action, number in figures.audit_events.items():
         yield metrics.AUDIT_EVENTS, (action,), number
     yield metrics.CLOCK_BEHIND, (), figures.clock_behind
+    yield metrics.CLOCK_DRIFT, (), figures.clock_drift
 
 
 def _of_place(core: "Core") -> Iterator[Said]:
