@@ -29,6 +29,7 @@ from tests.end_to_end import (
     test_strongswan,
     wire,
 )
+from tests.end_to_end.retrying import Est, Scep, Wanted, ask_once, ask_until_answered
 from tests.end_to_end.test_one_secret import Connection, certificate_in, scep_request
 from tests.helpers.daemon import eventually, run_enrolld
 from tests.helpers.mortal import is_alive
@@ -112,6 +113,12 @@ def issuers_of(nodes: Nodes, device: str) -> set[str]:
     return {node.folder.name for node in nodes for line in node.issued() if line.get("enrolld.device") == device}
 
 
+def writers_of(nodes: Nodes, device: str) -> set[str]:
+    """Who wrote of these certificates in the audit trail: a worker of each node has a chain of its own."""
+    rows = nodes.daemon.command("audit", "list", "--device", device, "--action", "certificate.issued")
+    return {row["writer"] for row in rows}
+
+
 @pytest.mark.parametrize("client", STOCK)
 def test_a_stock_client_enrolls_and_renews_through_the_balancer_and_both_nodes_did_part_of_it(
     nodes: Nodes,
@@ -133,6 +140,7 @@ def test_a_stock_client_enrolls_and_renews_through_the_balancer_and_both_nodes_d
             for port in (balancer.https_port, balancer.http_port):
                 socket.create_connection(("127.0.0.1", port), timeout=10).close()
     assert issuers_of(nodes, stock.name) == {"node-1", "node-2"}
+    assert len(writers_of(nodes, stock.name)) == 2
 
 
 def test_the_log_has_the_address_of_the_device_and_not_that_of_the_balancer(nodes: Nodes, balancer: Balancer) -> None:
@@ -453,6 +461,46 @@ def test_a_clock_that_is_set_while_the_node_runs_stops_it_until_it_is_right_agai
     assert [good.readiness() for good in nodes] == [(200, [])] * 2
 
 
+WRONG_TIMES = {"not yet valid": -2 * DAY, "expired": 400 * DAY}
+
+
+@pytest.mark.parametrize("case", WRONG_TIMES)
+@pytest.mark.parametrize("protocol", ["est", "scep"])
+def test_a_clock_that_is_wrong_refuses_nobody_whose_credential_is_valid(nodes: Nodes, protocol: str, case: str) -> None:
+    """What such a node takes for expired may be fresh: devices are told to come again, from the first request on."""
+    node = nodes.add(unlock_key=nodes.unlock_key, clock_seconds=0)
+    assert node.clock is not None
+    node.wait_until_ready()
+    first, other = (Asker(nodes, f"{protocol}-{word}") for word in ("renews", "enrolls"))
+    renewal, enrollment = wanted_of(node, protocol, first, other)
+    for wanted in (renewal, enrollment):
+        node.clock.set(WRONG_TIMES[case])
+        for _ in range(3):
+            assert not ask_once(wanted), wanted.enrollment  # neither a certificate nor a refusal
+        node.wait_until_not_ready()
+        assert not ask_once(wanted), wanted.enrollment
+        assert wanted.enrollment.put_off == 4, wanted.enrollment
+        node.clock.set(0)
+        node.wait_until_ready()
+        assert len(ask_until_answered(wanted).received) == 1  # the twin
+
+
+def wanted_of(node: Node, protocol: str, first: Asker, other: Asker) -> tuple[Wanted, Wanted]:
+    """A renewal of one device, by the certificate that it gets here, and the first certificate of another."""
+    daemon = node.daemon
+    if protocol == "est":
+        est = Est(daemon.https_port, daemon.root)
+        enrolled = ask_until_answered(est.by_secret(first.key, first.name, first.secret))
+        newer = ec.generate_private_key(ec.SECP256R1())
+        renewal = est.renewal(newer, first.name, enrolled.received[0], first.key)
+        return renewal, est.by_secret(other.key, other.name, other.secret)
+    scep = Scep(daemon.http_port, scep_wire.ra_of(daemon.http_port))
+    keys = [rsa.generate_private_key(65537, 2048) for _ in range(3)]
+    enrolled = ask_until_answered(scep.by_secret(keys[0], first.name, first.secret))
+    by_certificate = scep.renewal(keys[1], first.name, enrolled.received[0], keys[0])
+    return by_certificate, scep.by_secret(keys[2], other.name, other.secret)
+
+
 # --- starting, stopping, and what is told ----------------------------------------------------------------------------
 
 
@@ -517,6 +565,14 @@ def test_a_node_that_is_stopped_costs_no_device_a_request(nodes: Nodes, balancer
     if failures:
         raise failures[0]
     assert set(answered) == {200}
+
+
+def test_the_trail_that_both_nodes_wrote_verifies(nodes: Nodes) -> None:
+    Asker(nodes, "on-record").ask(nodes[0].daemon.https_port)
+    Asker(nodes, "on-record").ask(nodes[1].daemon.https_port)
+    done = run_enrolld(nodes[1].directory, "audit", "verify", "--json")
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    assert json.loads(done.stdout)["findings"] == []
 
 
 def test_the_password_of_the_store_stands_in_no_log_and_no_answer(nodes: Nodes, postgres: Postgres) -> None:
