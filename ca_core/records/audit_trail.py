@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, cast, func, select, tuple_
 
 from ca_core.errors import OperatorError
 from ca_core.records.audit import CHAINED, origin_of
@@ -111,7 +111,7 @@ _HEADS = Query(
     .order_by(_h.number)
     .limit(_LIMIT)
 )
-_TOTAL = Query(select(func.sum(_w.sequence)))
+_TOTAL = Query(select(cast(func.sum(_w.sequence), BigInteger)))
 _LISTS: dict[tuple[str, ...], tuple[Query, Query]] = {}
 _EXPORTS: dict[tuple[str, ...], Query] = {}
 

@@ -21,7 +21,7 @@ from ca_core.model import Call, Clock, Evidence, Issued, Operation, Pending, Ref
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query
 from ca_core.records.schema import audit, certificate
-from ca_core.records.store import Store
+from ca_core.records.store import CLOCK_LEEWAY, Store
 from ca_core.records.times import to_ms
 from ca_core.registration.attempts import Attempts, attempt_row, transaction_details
 from ca_core.registration.issued import Decision, issued_unit
@@ -95,8 +95,12 @@ class Registration:
         self._audited: dict[tuple[int, str], float] = {}
 
     async def authenticate(self, resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Requester:
-        """Who is asking. Raises `NotAuthenticated`, `NotAuthorized`; see `requester.authenticate`."""
-        return await authenticate(self._store, resolved.realm, evidence, csr, self._clock())
+        """Who is asking. Raises `NotAuthenticated`, `NotAuthorized`, `Unavailable`; see `requester.authenticate`."""
+        try:
+            return await authenticate(self._store, resolved.realm, evidence, csr, self._clock())
+        except Refusal:
+            await self._doubt_the_clock()
+            raise
 
     async def enroll(
         self, resolved: Resolved, requester: Requester, csr: ParsedCsr, operation: Operation, call: Call
@@ -105,6 +109,17 @@ class Registration:
 
         Raises `InternalError` when nothing could be decided; nothing was issued then.
         """
+        try:
+            return await self._decided(resolved, requester, csr, operation, call)
+        except InternalError as exc:
+            self.failed(call, resolved, str(exc), requester=requester, csr=csr)
+            exc.recorded = True
+            raise
+
+    async def _decided(
+        self, resolved: Resolved, requester: Requester, csr: ParsedCsr, operation: Operation, call: Call
+    ) -> Issued | Pending | Refused:
+        """Decided on facts that held until the commit, as often as that takes."""
         try:
             for tried in range(1, _TRIES + 1):
                 try:
@@ -119,11 +134,17 @@ class Registration:
                 requester = await self.authenticate(resolved, requester.evidence, csr)
             raise NotAuthorized("changed_meanwhile", "What the request stands on keeps changing; ask again.")
         except Refusal as refusal:
+            await self._doubt_the_clock()
             return Refused(self.refused(refusal, call, resolved, requester=requester, csr=csr))
-        except InternalError as exc:
-            self.failed(call, resolved, str(exc), requester=requester, csr=csr)
-            exc.recorded = True
-            raise
+
+    async def _doubt_the_clock(self) -> None:
+        """Before a refusal leaves: a device takes it for final, and time may have been the reason.
+
+        Raises `Unavailable` on a node whose clock is wrong, which it may not have noticed yet.
+        """
+        drift = await self._store.measure_drift()
+        if abs(drift) > CLOCK_LEEWAY:  # enforces case 61
+            raise Unavailable(f"this machine's clock is {abs(drift):.0f} s from the database's: set the clock")
 
     async def poll(self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call) -> Issued | Refused:
         """The certificate of a transaction that is over, for the key (SHA-256) that began it."""
@@ -132,6 +153,7 @@ class Registration:
                 self._store, resolved.realm, transaction_id, signer_key, self._clock()
             )
         except Refusal as refusal:
+            await self._doubt_the_clock()
             return Refused(self.refused(refusal, call, resolved))
         at = to_ms(self._clock())
         detail = "the transaction's certificate, asked for again"

@@ -61,6 +61,7 @@ class Chaos:
             "a node is frozen": self._freeze,
             "postgres is restarted": self._postgres_restarts,
             "postgres is killed": self._postgres_dies,
+            "postgres is frozen": self._freeze_postgres,
             "connections are cut": self._cut,
             "the disk is full": self._fill,
             "a clock is set forward": lambda: self._set_clock(1),
@@ -120,10 +121,18 @@ class Chaos:
         for pid in frozen:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
-        time.sleep(self._chance.uniform(0.5, 3))  # how long is chance
+        time.sleep(self._how_long())
         for pid in frozen:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+    def _freeze_postgres(self) -> None:
+        with self._postgres.frozen():
+            time.sleep(self._how_long())
+
+    def _how_long(self) -> float:
+        """Seconds of being frozen: now and then longer than anybody waits for an answer."""
+        return self._chance.uniform(20, 40) if LONG and self._chance.random() < 0.2 else self._chance.uniform(0.5, 3)
 
     def _postgres_restarts(self) -> None:
         self._postgres.restart("immediate")
@@ -182,7 +191,7 @@ class Chaos:
 
 
 DATABASE = "chaos"
-KINDS = 12
+KINDS = 13
 ACTS = int(os.environ.get("ENROLLD_KILLS", "600" if LONG else str(KINDS)))
 
 

@@ -34,7 +34,7 @@ from tests.end_to_end.test_one_secret import Connection, certificate_in, scep_re
 from tests.helpers.daemon import eventually, run_enrolld
 from tests.helpers.mortal import is_alive
 from tests.helpers.nodes import Balancer, Node, Nodes, running_nodes
-from tests.helpers.postgres import Postgres
+from tests.helpers.postgres import Postgres, running_postgres
 
 pytestmark = pytest.mark.foreign
 
@@ -565,6 +565,31 @@ def test_a_node_that_is_stopped_costs_no_device_a_request(nodes: Nodes, balancer
     if failures:
         raise failures[0]
     assert set(answered) == {200}
+
+
+def test_while_the_database_is_away_crls_are_published_and_it_all_comes_back_by_itself(tmp_path: Path) -> None:
+    with (
+        running_postgres(fsync=False) as cluster,
+        running_nodes(tmp_path, cluster.create("away"), count=1) as nodes,
+    ):
+        assert nodes.balancer is not None
+        crl = f"http://127.0.0.1:{nodes.balancer.http_port}/pki/default-ec-1/0.crl"
+        device = Asker(nodes, "patient")
+        with urllib.request.urlopen(crl, timeout=10) as answer:  # and has it from now on
+            before = answer.read()
+        cluster.stop("immediate")
+        assert nodes[0].wait_until_not_ready()
+        answer_of_the_node = device.ask(nodes[0].daemon.https_port)
+        assert (answer_of_the_node.status, answer_of_the_node.headers["retry-after"]) == (503, "60")
+        nodes.balancer.wait_until_ready()
+        nodes.balancer.wait_until_ready("node-1", backend="http-running")
+        with urllib.request.urlopen(crl, timeout=10) as answer:
+            assert answer.read() == before
+        with pytest.raises((OSError, AssertionError)):
+            device.ask(nodes.balancer.https_port)
+        cluster.start()
+        nodes.balancer.wait_until_ready("node-1")
+        assert device.ask(nodes.balancer.https_port).status == 200
 
 
 def test_the_trail_that_both_nodes_wrote_verifies(nodes: Nodes) -> None:

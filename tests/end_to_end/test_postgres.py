@@ -1,6 +1,7 @@
 """The PostgreSQL that other tests stand on (`tests.helpers.postgres`) does what they ask of it."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +102,22 @@ def test_connections_are_cut_and_those_of_another_database_only_if_asked_for(clu
         second.execute("SELECT 1")
     first.close()
     second.close()
+
+
+def test_while_it_is_frozen_nobody_is_answered_and_nobody_is_cut(cluster: Postgres) -> None:
+    with contextlib.closing(psycopg.connect(cluster.create("frozen"), autocommit=True)) as connection:
+        answered = threading.Event()
+
+        def ask() -> None:
+            connection.execute("SELECT 1")
+            answered.set()
+
+        asking = threading.Thread(target=ask)
+        with cluster.frozen():
+            asking.start()
+            assert not answered.wait(0.3)
+        asking.join(20)
+        assert answered.is_set()
 
 
 def test_a_database_is_copied_and_dropped_though_somebody_uses_it(cluster: Postgres) -> None:

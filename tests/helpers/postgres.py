@@ -112,13 +112,29 @@ class Postgres:
         if process is None or process.poll() is not None:
             return
         process.send_signal(signal.SIGSTOP)  # so that it makes no more of them
-        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        children = self._children()
         process.kill()
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
         eventually(lambda: None if any(map(is_alive, children)) else True, what="PostgreSQL's processes are gone")
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Nothing of it moves while this lasts, and every connection stays: as a machine that hangs."""
+        stopped = [self.pid]
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            for pid in self._children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped.append(pid)
+            yield
+        finally:
+            for pid in reversed(stopped):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End it however it is, and remove its files."""
@@ -183,6 +199,9 @@ class Postgres:
             connect_timeout=10,
             autocommit=True,
         )
+
+    def _children(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def _wait_until_up(self) -> None:
         process = self._process

@@ -476,3 +476,25 @@ async def test_a_node_that_joins_needs_the_database_and_the_unlock_key_alone(ins
     finally:
         core.close()
         other.close()
+
+
+@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("ahead", "refused"),
+    [(86_400.0 * 1000, "certificate_expired"), (-86_400.0, "certificate_not_yet_valid")],
+    ids=["ahead", "behind"],
+)
+async def test_case_61_what_a_wrong_clock_would_refuse_is_to_be_asked_again_instead(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, ahead: float, refused: str
+) -> None:
+    """A device takes a refusal for final; found by chaos, before the node had looked at the database's clock."""
+    core = installation.open()
+    try:
+        device = await enrolled(core, "d-1")
+        installation.clock.forward(seconds=ahead)
+        assert await code_of(core, device.evidence, csr_of(new_key(), "d-1")) == refused, "the twin: the time is right"
+        monkeypatch.setattr(times, "unix_now", lambda: time.time() + ahead)
+        with pytest.raises(Unavailable, match="set the clock"):
+            await ask(core, device.evidence, csr_of(new_key(), "d-1"))
+    finally:
+        core.close()
