@@ -15,7 +15,7 @@ from ca_core.meter import NO_METER, Meter
 from ca_core.model import Clock
 from ca_core.names import DEFAULT_REALM
 from ca_core.records.leases import Leases
-from ca_core.records.opening import create_store, exists, open_store, shown
+from ca_core.records.opening import create_store, exists, is_shared, open_store, shown
 from ca_core.records.place import Headroom
 from ca_core.records.sqlite import SqliteStore
 from ca_core.records.store import CLOCK_LEEWAY, Hook, Store
@@ -93,7 +93,13 @@ class Core:
         self.crls = CrlDesk(self._crls, self._issuers, self.realms)
         self.issuers = IssuerDesk(self._issuers, self.realms)
         self.server_certificates = ServerCertificates(
-            store, self.realms, self._issuers, self.issuance, clock, config.public_url
+            store,
+            self.realms,
+            self._issuers,
+            self.issuance,
+            clock,
+            config.public_url,
+            is_shared=is_shared(config.store_url),
         )
         self.ra_certificates = RaCertificates(
             store, self.realms, self._issuers, self.issuance, clock, config.public_url
@@ -156,7 +162,7 @@ class Core:
     async def ca_certificates(self, resolved: Resolved) -> list[bytes]:
         """The realm's root and every issuing CA certificate, DER, root first (RFC 7030 4.1.3)."""
         realm = resolved.realm
-        return [found.der for found in await self._issuers.of_realm(realm.id, realm.version)]
+        return [found.der for found in await self._issuers.of_realm(realm.id, realm.edition)]
 
     async def clock_is_behind(self) -> bool:
         """Whether this machine's clock stands before the store's newest event, so that nothing is issued."""

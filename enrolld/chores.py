@@ -116,6 +116,8 @@ class Chores:
 
     async def _reread(self) -> None:
         await self._core.server_certificates.refresh()
+        if not self._core.server_certificates.covers(self._names):
+            await self._renew()  # whoever holds the lease is of another node, and knows nothing of this one's names
 
     async def _try(self, job: str, what: str, chore: Callable[[], Awaitable[object]]) -> object:
         try:

@@ -112,6 +112,9 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
             if not new and not opening.is_shared(node.store_url):
                 _upgrade(node)
             key, path = _unlock_key(node, new=new)
+            if key is None:
+                missing = unlock.missing(node)
+                _LOG.error("this node is not ready: %s %s", missing.message, missing.remedy)
             config = _config(node, key, public_url, "supervisor")
             prepared = asyncio.run(_prepare(node, config, names, new=new))  # (3)
         state = RunState(
@@ -140,22 +143,29 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
                 raise OperatorError(
                     "restart_needed", f"{', '.join(fixed)} can't change while it runs.", "Restart it for that."
                 )
+            current_key = key
+            if prepared.locked:
+                # Somebody may have brought the key since; one that opens is not looked for again.
+                current_key = unlock.find(new, os.environ, None) or key
             new_names = _server_names(new, bound)
             new_url = new.public_url(next((one.getsockname()[1] for kind, one in bound if kind == "http"), None))
-            config = _config(new, key, new_url, "supervisor")
+            config = _config(new, current_key, new_url, "supervisor")
 
             async def prepare() -> None:
-                await asyncio.to_thread(asyncio.run, _prepare(new, config, new_names, new=False))
+                nonlocal prepared
+                prepared = await asyncio.to_thread(asyncio.run, _prepare(new, config, new_names, new=False))
 
             await prepare()
             told = msgspec.structs.replace(state, names=list(new.names), demo=new.demo, public_url=new_url)
 
             async def adopted() -> None:
+                nonlocal key
+                key = current_key
                 log.setup(new.log, "supervisor")
                 _tell(node, told)
                 await prepare()  # until now the old workers saw to their own names
 
-            return _worker_settings(new, told, new_names, key), adopted
+            return _worker_settings(new, told, new_names, current_key), adopted
 
         supervisor = Supervisor(_worker_settings(node, state, names, key), node.workers)
         asyncio.run(supervisor.run(bound, ready, lambda: running.withdraw(node.dir), reload))
@@ -216,12 +226,7 @@ def _unlock_key(node: Node, *, new: bool) -> tuple[UnlockKey | None, Path | None
         return unlock.generate(node)
     if not opening.is_shared(node.store_url):
         raise unlock.missing(node)
-    _LOG.error("this node is not ready: %s %s", *_told(unlock.missing(node)))
     return None, None
-
-
-def _told(error: OperatorError) -> tuple[str, str]:
-    return error.message, error.remedy
 
 
 def _config(node: Node, key: UnlockKey | None, public_url: str, process_name: str) -> CoreConfig:
@@ -244,6 +249,8 @@ class _Prepared(NamedTuple):
     fingerprint: str
     free_device: str
     reads_des: tuple[str, ...]
+    locked: str | None
+    """Why the CA keys can't be opened; None when they can."""
 
 
 async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, new: bool) -> _Prepared:
@@ -255,6 +262,7 @@ async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, ne
             core = await Core.create(config)
         if new:
             _write_settings(node)
+        await _refuse_namelessness(node, core)
         try:
             if names:
                 await core.server_certificates.ensure(names)
@@ -263,11 +271,13 @@ async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, ne
         except CoreError as exc:
             if new or not opening.is_shared(node.store_url):
                 raise
-            _LOG.error("this node is not ready: %s", exc)  # other nodes may be, and this one tells why it is not
+            if config.unlock_key is not None:
+                _LOG.error("this node is not ready: %s", exc)  # other nodes may be, and this one tells why it is not
         root = (await core.issuers.export(DEFAULT_REALM))[0]
         realms = (await core.realms.current()).values()
         reads_des = tuple(realm.name for realm in realms if realm.document.speaks_scep and realm.document.scep.read_des)
-        return _Prepared(hashlib.sha256(root).hexdigest(), await _free_device(core), reads_des)
+        locked = await core.issuance.unlock_trouble()
+        return _Prepared(hashlib.sha256(root).hexdigest(), await _free_device(core), reads_des, locked)
     finally:
         core.close()
 
@@ -278,6 +288,18 @@ def _write_settings(node: Node) -> None:
         descriptor = os.open(node.dir / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(starting_file(node.names))
+
+
+async def _refuse_namelessness(node: Node, core: Core) -> None:
+    """A node without names beside others that have some would issue for a week where they issue for long."""
+    others = await core.realms.own_names()
+    if node.demo and opening.is_shared(node.store_url) and others and "DNS:localhost" not in others:
+        shown = ", ".join(f'"{name.partition(":")[2]}"' for name in sorted(others))
+        raise OperatorError(
+            "names_missing",
+            "This node has no names, and the others on this database have.",
+            f"Give it the same: 'names = [{shown}]' in {node.dir / FILE_NAME}, or --name.",
+        )
 
 
 async def _free_device(core: Core) -> str:

@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from ca_core.authority.sealing import UnlockKey
     from ca_core.core import CoreConfig
 
-__all__ = ["Listener", "RunState", "core_config", "find", "lock", "locked", "publish", "withdraw"]
+__all__ = ["Listener", "RunState", "core_config", "find", "lock", "locked", "publish", "readiness", "withdraw"]
+
+_ASK_SECONDS = 6.0  # a little longer than the daemon itself waits for its store
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -112,6 +116,22 @@ def find(directory: Path) -> RunState | None:
             return None  # it is starting or stopping
     finally:
         os.close(descriptor)
+    return None
+
+
+def readiness(state: RunState) -> list[str] | None:
+    """Why a running daemon is not ready, as it says itself; empty when it is, None when it has nowhere to say it."""
+    for url in state.admin:
+        try:
+            with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=_ASK_SECONDS):  # noqa: S310  # http, of our own file
+                return []
+        except urllib.error.HTTPError as exc:
+            try:
+                return [str(reason) for reason in msgspec.json.decode(exc.read(65536))["reasons"]]
+            except (OSError, msgspec.DecodeError, KeyError, TypeError):
+                return ["it does not say why"]
+        except (OSError, ValueError):
+            continue
     return None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ca_core.authority.sealing import UnlockKey
 from ca_core.errors import OperatorError
+from ca_core.records.opening import is_shared
 from enrolld.config import Node
 
 __all__ = ["CREDENTIAL", "NOTICE", "ask", "find", "generate", "missing"]
@@ -54,6 +55,13 @@ def ask() -> str | None:
 
 def missing(node: Node) -> OperatorError:
     """Says that no source had the key."""
+    if is_shared(node.store_url):
+        return OperatorError(
+            "unlock_key_missing",
+            f"The unlock key is needed, and there is none in {_own_file(node)}.",
+            f"Copy keys/unlock of another node to {_own_file(node)} (mode 0600), or give it by the systemd credential "
+            f"{CREDENTIAL} or ENROLLD_UNLOCK_FILE=PATH; then send SIGHUP to a daemon that runs.",
+        )
     return OperatorError(
         "unlock_key_missing",
         f"The unlock key is needed, and there is none in {_own_file(node)}.",

@@ -95,19 +95,23 @@ def newest_active(issuers: Iterable[Issuer], family: str) -> Issuer | None:
 
 
 class Issuers:
-    """Reads issuers. A realm's are kept in memory per realm version: whatever changes them makes a new version."""
+    """Reads issuers. Those of a realm are kept in memory per edition: whatever changes them makes a new version."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept: dict[int, tuple[int, tuple[Issuer, ...]]] = {}
+        self._kept: dict[int, tuple[tuple[int, int], tuple[Issuer, ...]]] = {}
 
-    async def of_realm(self, realm_id: int, version: int) -> tuple[Issuer, ...]:
-        """The realm's issuers, its root first."""
+    async def of_realm(self, realm_id: int, edition: tuple[int, int]) -> tuple[Issuer, ...]:
+        """The issuers of a realm, its root first, as of an edition: its version, and when that was made."""
         kept = self._kept.get(realm_id)
-        if kept is None or kept[0] != version:
+        if kept is None or kept[0] != edition:
             rows = await self._store.fetch(_OF_REALM, realm_id=realm_id)
-            kept = self._kept[realm_id] = (version, tuple(_issuer(row) for row in rows))
+            kept = self._kept[realm_id] = (edition, tuple(_issuer(row) for row in rows))
         return kept[1]
+
+    def forget(self) -> None:
+        """Read them again at the next use."""
+        self._kept.clear()
 
     async def by_name(self, name: str) -> Issuer | None:
         """The issuer with this name, as the store has it now."""

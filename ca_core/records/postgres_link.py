@@ -100,6 +100,7 @@ def conninfo_of(url: str, process: str) -> str:
             "use postgresql://USER@HOST:PORT/DATABASE; libpq's options may follow a question mark",
         ) from exc
     settings: dict[str, Any] = {**_DEFAULTS, "application_name": f"enrolld {process}", **given}
+    settings["client_encoding"] = "UTF8"  # whatever a role or the environment says: it is what text is read as
     return conninfo.make_conninfo(**settings)
 
 

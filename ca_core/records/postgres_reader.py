@@ -164,7 +164,7 @@ class Reader:
         rows: list[Row] = []
         try:
             rows = _rows(answer[-1]) if error is None else rows
-        except (KeyError, IndexError) as exc:
+        except (LookupError, ValueError, struct.error) as exc:
             error = psycopg.NotSupportedError(f"an answer of a kind that nothing here reads: {exc}")
         if error is not None:
             self._met_error = True  # a statement may count as prepared that the server refused

@@ -240,7 +240,7 @@ class Writer:
         asked = times.unix_now()
         with connection.pipeline():
             self._lock(connection, batch)
-            clock = connection.execute(_NOW)
+            clock = connection.execute(_NOW, binary=True)
             guards = [self._run(connection, job.unit.guard.query, job.unit.guard.params) for job in batch]
         self._look_at_clock(clock, asked)
         following: list[Job] = []
@@ -271,7 +271,7 @@ class Writer:
         asked = times.unix_now()
         with connection.pipeline():
             self._lock(connection, batch)
-            clock = connection.execute(_NOW)
+            clock = connection.execute(_NOW, binary=True)
         self._look_at_clock(clock, asked)
         trouble = self._watch.clock_trouble()
         done: list[Job] = []

@@ -8,17 +8,18 @@ from sqlalchemy.sql import exists
 
 from ca_core.model import Means
 from ca_core.records.query import Query
-from ca_core.records.schema import certificate, device, device_secret, issuer, key_block, realm
+from ca_core.records.schema import certificate, device, device_secret, issuer, key_block
 from ca_core.records.unit import guarded_insert
 from ca_core.registration.admission.own_certificate import newer_is_revoked
 from ca_core.registration.device import MAY_ENROLL
+from ca_core.registration.realm import SAME_ACTIVE
 from ca_core.registration.retransmission import is_answer
 
 _o = certificate.alias("other").c
 _t = certificate.alias("twin").c
 _x = certificate.alias("transacted").c
 _own = certificate.alias("own").c
-_d, _i, _r, _s = device.c, issuer.c, realm.c, device_secret.c
+_d, _i, _s = device.c, issuer.c, device_secret.c
 
 _OF_TRANSACTION = (
     _x.realm_id == bindparam("realm_id"),
@@ -27,12 +28,14 @@ _OF_TRANSACTION = (
 )
 
 _ALWAYS: dict[str, ColumnElement[bool]] = {
-    "realm_version": exists().where(
-        _r.id == bindparam("realm_id"), _r.state == "active", _r.version == bindparam("realm_version")
-    ),
+    "realm_version": SAME_ACTIVE,
     "device_state": exists().where(_d.realm_id == bindparam("realm_id"), _d.id == bindparam("device_id"), MAY_ENROLL),
     "issuer_active": exists().where(
-        _i.realm_id == bindparam("realm_id"), _i.id == bindparam("issuer_id"), _i.state == "active"
+        _i.realm_id == bindparam("realm_id"),
+        _i.id == bindparam("issuer_id"),
+        _i.state == "active",
+        # Not by its number alone: a database made anew gives the number to another CA.
+        _i.der == bindparam("issuer_der"),
     ),
     "key_not_blocked": not_(exists().where(key_block.c.spki_sha256 == bindparam("spki_sha256"))),
     # "same transactionID, another key": a transaction is one request, however often it is sent.

@@ -124,7 +124,7 @@ class IssuerDesk:
     async def export(self, realm: str) -> Sequence[bytes]:
         """The realm's CA certificates, DER, root first. Raises `OperatorError`."""
         found = await self._realms.get(realm)
-        return [each.der for each in await self._issuers.of_realm(found.id, found.version)]
+        return [each.der for each in await self._issuers.of_realm(found.id, found.edition)]
 
     async def certificate(self, issuer: str) -> bytes | None:
         """The CA certificate with this name, DER; None when there is no such issuer."""

@@ -96,7 +96,8 @@ def issued_unit(decision: Decision) -> Unit:
     row["transaction_id"] = call.transaction_id
     # Beyond the row: what the conditions compare with.
     compared: Values = {
-        "realm_version": realm.version,
+        **realm.facts,
+        "issuer_der": decision.issuer.der,
         "credential_key": requester.credential_key,
         "secret_id": secret.id if secret else None,
         "retry_since": decision.retry_since,

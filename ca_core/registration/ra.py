@@ -151,7 +151,7 @@ class RaCertificates:
 
     async def _renew(self, found: Realm, rows: list[Row]) -> None:
         now = self._clock()
-        issuers = await self._issuers.of_realm(found.id, found.version)
+        issuers = await self._issuers.of_realm(found.id, found.edition)
         chosen = newest_active(issuers, "rsa")
         if chosen is None:
             raise InternalError("there is no active rsa issuer")
@@ -193,7 +193,7 @@ class RaCertificates:
             key=describe_key(public_key),
             spki_sha256=spki_sha256(public_key),
             at=at,
-        ) | {"realm_version": found.version, "found_id": row[1] if row else 0}
+        ) | {**found.facts, "found_id": row[1] if row else 0}
         steps = (key_step(f"ra-{serial}", "ra", new, at),) if new is not None else ()
         event = AuditEvent(
             "ra_certificate.issued",

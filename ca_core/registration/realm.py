@@ -7,7 +7,7 @@ from typing import Literal
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.verification import Store as AnchorStore
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import BigInteger, bindparam, cast, func, select
 
 from ca_core.errors import NotFound, OperatorError
 from ca_core.names import DEFAULT_REALM, parse_label
@@ -18,16 +18,33 @@ from ca_core.records.store import Store
 from ca_core.registration.document import RealmDocument, TrustDocument, from_json
 
 _r, _v = realm_table.c, realm_version.c
-_STAMP = Query(select(func.count(), func.coalesce(func.sum(_r.version), 0)).select_from(realm_table))
+_IN_FORCE = realm_table.join(realm_version, (_v.realm_id == _r.id) & (_v.version == _r.version))
+# With the time that each version was made: a database that lost its last commits gives the same numbers anew.
+_STAMP = Query(
+    select(
+        func.count(),
+        func.coalesce(func.sum(_r.version), 0),
+        cast(func.coalesce(func.sum(_v.created_at), 0), BigInteger),
+    ).select_from(_IN_FORCE)
+)
 _ALL = Query(
-    select(_r.id, _r.name, _r.state, _r.version, _v.document)
-    .join(realm_version, (_v.realm_id == _r.id) & (_v.version == _r.version))
-    .order_by(_r.id)
+    select(_r.id, _r.name, _r.state, _r.version, _v.created_at, _v.document).select_from(_IN_FORCE).order_by(_r.id)
 )
 
 
-SAME_VERSION = select(_r.id).where(_r.id == bindparam("realm_id"), _r.version == bindparam("realm_version")).exists()
-"""A condition of commits: the realm is still at the version that was read."""
+SAME_VERSION = (
+    select(_r.id)
+    .select_from(_IN_FORCE)
+    .where(
+        _r.id == bindparam("realm_id"),
+        _r.version == bindparam("realm_version"),
+        _v.created_at == bindparam("realm_made_at"),
+    )
+    .exists()
+)
+"""A condition of commits: the realm is still at the version that was read. Its parameters are `Realm.facts`."""
+SAME_ACTIVE = SAME_VERSION & select(_r.id).where(_r.id == bindparam("realm_id"), _r.state == "active").exists()
+"""The same, and the realm is not retired."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,19 @@ class Realm:
     name: str
     state: Literal["active", "retired"]
     version: int
+    made_at: int
+    """When this version was made, in milliseconds since 1970."""
     document: RealmDocument = field(repr=False)
+
+    @property
+    def edition(self) -> tuple[int, int]:
+        """What tells one version of this realm from every other."""
+        return self.version, self.made_at
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """The parameters of `SAME_VERSION`."""
+        return {"realm_version": self.version, "realm_made_at": self.made_at}
 
     @cached_property
     def anchors(self) -> dict[bytes, TrustDocument]:
@@ -76,28 +105,33 @@ class Realms:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._stamp: tuple[int, int] = (-1, -1)
+        self._stamp: tuple[int, ...] = ()
         self._by_name: dict[str, Realm] = {}
         self._by_host: dict[str, Realm] = {}
 
     async def current(self) -> dict[str, Realm]:
         """All realms by name, as the store has them now."""
         row = await self._store.first(_STAMP)
-        stamp = (int(row[0]), int(row[1])) if row else (0, 0)
+        stamp = tuple(int(part) for part in row) if row else (0,)
         if stamp != self._stamp:
             by_name: dict[str, Realm] = {}
-            for row_id, name, state, version, document in await self._store.fetch(_ALL):
+            for row_id, name, state, version, made_at, document in await self._store.fetch(_ALL):
                 known = self._by_name.get(name)
-                if known is not None and known.version == version:
+                if known is not None and (known.id, known.edition) == (row_id, (version, made_at)):
                     by_name[name] = known
                 else:
-                    by_name[name] = Realm(row_id, name, state, version, from_json(document))
+                    by_name[name] = Realm(row_id, name, state, version, made_at, from_json(document))
             self._by_name = by_name
             self._by_host = {
                 host: realm for realm in by_name.values() if realm.state == "active" for host in realm.document.hosts
             }
             self._stamp = stamp
         return self._by_name
+
+    def forget(self) -> None:
+        """Read all of them again at the next use."""
+        self._stamp = ()
+        self._by_name = {}
 
     async def get(self, name: str) -> Realm:
         """The realm of an operator's command. Raises `OperatorError`."""

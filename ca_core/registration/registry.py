@@ -18,7 +18,7 @@ from ca_core.records.unit import Guard, Step, Unit, guarded_insert
 from ca_core.registration.admission.secret import new_secret
 from ca_core.registration.attempts import Attempts
 from ca_core.registration.device import MAY_ENROLL
-from ca_core.registration.realm import Realm, Realms
+from ca_core.registration.realm import SAME_ACTIVE, Realm, Realms
 from ca_core.registration.why import sentence
 from ca_core.rows import DeviceRow, HandedSecret, Why
 
@@ -52,15 +52,7 @@ _LIST_REALM = Query(
 )
 _ADD, _ADD_WHY = guarded_insert(
     device,
-    {
-        "realm_version": select(realm.c.id)
-        .where(
-            realm.c.id == bindparam("realm_id"),
-            realm.c.state == "active",
-            realm.c.version == bindparam("realm_version"),
-        )
-        .exists()
-    },
+    {"realm_version": SAME_ACTIVE},
 )
 _ADD_SECRET = Query(insert_into(device_secret).values(device_id=bindparam("guard_id")))
 _SET_STATE = Query(
@@ -154,7 +146,7 @@ class Devices:
             "owner": owner,
             "created_at": at,
             "last_seen_at": None,
-            "realm_version": found.version,
+            **found.facts,
         }
         event = AuditEvent(
             "device.added",

@@ -35,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 _TRIES = 5
 _CLOCK_LEEWAY_MS = 60_000  # enforces case 61
 _AUDIT_SAME_REFUSAL = 60.0
+_KEPT_IN_MEMORY = frozenset({"realm_version", "issuer_active"})
 _NO_JUNK = frozenset({"credentials_missing"})
 """How honest clients begin: they are asked for a credential, and send it then."""
 
@@ -126,6 +127,9 @@ class Registration:
                     return await self._decide(resolved, requester, csr, operation, call)
                 except ConditionFailed as exc:
                     _LOG.info("request %s is decided again: %s", call.request_id, exc)
+                    if not _KEPT_IN_MEMORY.isdisjoint(exc.conditions):
+                        self._realms.forget()
+                        self._issuers.forget()
                 except ConstraintFailed as exc:
                     if tried == _TRIES:  # enforces case 57
                         raise Unavailable(f"the store keeps refusing a certificate: {exc}") from exc
@@ -257,7 +261,7 @@ class Registration:
             self._record_again(resolved, requester, csr, call, before)
             return before
         # (3) Sign in memory; nobody has it yet.
-        issuer = choose_issuer(profile, await self._issuers.of_realm(realm.id, realm.version))
+        issuer = choose_issuer(profile, await self._issuers.of_realm(realm.id, realm.edition))
         plan = make_plan(profile, requester.device, csr, issuer, now, demo=self._demo)
         # Only now: a copy of an old message, which anybody may send again, uses up nothing of the device's.
         rated = (requester.device.id, _credential_of(requester))

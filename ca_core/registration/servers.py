@@ -81,7 +81,11 @@ class ServerIdentity:
 
 
 class ServerCertificates:
-    """Issues, renews and selects server certificates."""
+    """Issues, renews and selects server certificates.
+
+    `is_shared` says that several nodes show the same ones. Then the shared host's keeps every name that it has: a node
+    with other names adds its own, and takes none from the others.
+    """
 
     def __init__(
         self,
@@ -91,7 +95,10 @@ class ServerCertificates:
         issuance: Issuance,
         clock: Clock,
         public_url: str,
+        *,
+        is_shared: bool = False,
     ) -> None:
+        self._is_shared = is_shared
         self._store = store
         self._realms = realms
         self._issuers = issuers
@@ -114,7 +121,9 @@ class ServerCertificates:
                 continue
             wanted: dict[str, tuple[str, ...]] = {host: (f"DNS:{host}",) for host in found.document.hosts}
             if found.name == DEFAULT_REALM:
-                wanted[SHARED] = shared_names(names)
+                before = kept.get((found.id, SHARED))
+                has = tuple(json.loads(before[2])) if before is not None and self._is_shared else ()
+                wanted[SHARED] = tuple(dict.fromkeys((*has, *shared_names(names))))
             taken = set(found.document.hosts) & own if found.name != DEFAULT_REALM else set()
             for host in taken:
                 self._complaints.tell(
@@ -169,6 +178,11 @@ class ServerCertificates:
         self._shown = shown
         return changed
 
+    def covers(self, names: Sequence[str]) -> bool:
+        """Whether the shared host's certificate has all names of this node; without one there is nothing to add to."""
+        shown = self._shown.get(SHARED)
+        return shown is None or not self._is_shared or set(shared_names(names)) <= set(shown.names)
+
     def select(self, server_name: str | None) -> ServerIdentity:
         """What to show a client that sent the SNI `server_name` (lower case), None without. Raises `InternalError`."""
         found = self._shown.get(server_name or SHARED) or self._shown.get(SHARED)
@@ -189,7 +203,7 @@ class ServerCertificates:
         now: dt.datetime,
         shown_until: dt.datetime | None,
     ) -> None:
-        issuers = await self._issuers.of_realm(found.id, found.version)
+        issuers = await self._issuers.of_realm(found.id, found.edition)
         chosen = newest_active(issuers, "ec")
         if chosen is None:
             raise InternalError(f"realm {found.name} has no active issuer for its server certificate")
@@ -221,7 +235,7 @@ class ServerCertificates:
             key=describe_key(key.public_key),
             spki_sha256=key.spki_sha256,
             at=at,
-        ) | {"realm_version": found.version, "host": host, "found_id": found_id}
+        ) | {**found.facts, "host": host, "found_id": found_id}
         kept: Values = {
             "realm_id": found.id,
             "host": host,
@@ -246,6 +260,8 @@ class ServerCertificates:
             await self._store.commit(Unit(Guard(_INSERT, row, _INSERT_WHY), at, steps, (event,)))
         except ConditionFailed:
             return  # another node made it, or the realm has changed: the next round looks again
+        shown = ", ".join(name.partition(":")[2] for name in names)
+        _LOG.info("a server certificate for %s of realm %s was issued: %s", shown, found.name, serial)
 
 
 def shared_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ca_core.errors import CoreError, OperatorError
+from ca_core.records.opening import is_shared
 from enrolld import faults
 from enrolld.cli import output
 from enrolld.cli.frame import CommandWithGlobals, Session, pass_session, require_store
@@ -66,7 +67,7 @@ def _installation(node: Node) -> Iterator[Finding]:
         key = unlock.find(node, os.environ, ask=None)
         if key is None:
             missing = unlock.missing(node)
-            if running.find(node.dir) is None:
+            if running.find(node.dir) is None or is_shared(node.store_url):
                 yield _of(missing)
             else:
                 words = f"{missing.message} The running daemon has it; without it the CA keys were not looked at."
@@ -94,6 +95,17 @@ async def _ask_core(node: Node, key: "UnlockKey | None") -> list[Finding]:
 
 def _surroundings(node: Node) -> Iterator[Finding]:
     """What concerns this node alone, and not the core."""
+    from enrolld import running
+
+    state = running.find(node.dir)
+    for reason in (running.readiness(state) or ()) if state is not None else ():
+        message = f"the running daemon is not ready: {reason}"
+        yield _finding(
+            "error",
+            "not_ready",
+            message,
+            "Mend that, and it is ready by itself; another unlock key is looked for at SIGHUP.",
+        )
     for variable, nearest in unknown_variables(os.environ):
         hint = f"Did you mean {nearest}?" if nearest else "Unset it."
         yield _finding("warning", "variable_unknown", f"{variable} is set, and means nothing here.", hint)

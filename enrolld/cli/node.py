@@ -105,10 +105,14 @@ def status(session: Session) -> None:
 
     values = output.plain(session.run(body))
     state = running.find(node.dir)
+    reasons = running.readiness(state) if state is not None else None
     if session.json:
-        output.emit_json({"dir": str(node.dir), "running": state is not None, "serve": state, **values})
+        told = {"dir": str(node.dir), "running": state is not None, "ready": None if reasons is None else not reasons}
+        output.emit_json({**told, "not_ready": reasons or [], "serve": state, **values})
         return
     pairs: list[tuple[str, object]] = [("directory", str(node.dir)), ("running", state is not None)]
+    if reasons is not None:
+        pairs.append(("ready", f"no: {'; '.join(reasons)}" if reasons else True))
     if state is not None:
         pairs += [("process", state.pid), *((kind, _bound(state, kind)) for kind in ("https", "http", "admin"))]
     pairs += [(name.replace("_", " "), values[name]) for name in ("version", "store", "public_url")]

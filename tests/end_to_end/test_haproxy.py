@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end import clients
-from tests.helpers.nodes import CONFIGURATION, HAPROXY, rendered
+from tests.helpers.balancer import CONFIGURATION, HAPROXY, rendered
 
 pytestmark = pytest.mark.foreign
 

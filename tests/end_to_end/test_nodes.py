@@ -1,4 +1,4 @@
-"""Two nodes on one PostgreSQL behind HAProxy: stock clients, one secret at both, a realm edited at one, who is ready.
+"""Two nodes on one PostgreSQL behind HAProxy: stock clients, a realm edited at one, starting and stopping.
 
 The balancer runs with `interop/haproxy/haproxy.cfg` itself.
 """
@@ -14,52 +14,37 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.end_to_end import (
     clients,
-    scep_wire,
     test_curl_openssl,
     test_scep_clients,
     test_strongswan,
+    two_nodes,
     wire,
 )
-from tests.end_to_end.retrying import Est, Scep, Wanted, ask_once, ask_until_answered
-from tests.end_to_end.test_one_secret import Connection, certificate_in, scep_request
+from tests.end_to_end.two_nodes import Asker
+from tests.helpers.balancer import Balancer
 from tests.helpers.daemon import eventually, run_enrolld
 from tests.helpers.mortal import is_alive
-from tests.helpers.nodes import Balancer, Node, Nodes, running_nodes
-from tests.helpers.postgres import Postgres, running_postgres
+from tests.helpers.nodes import Node, Nodes
+from tests.helpers.postgres import Postgres
 
 pytestmark = pytest.mark.foreign
 
 LONG = os.environ.get("ENROLLD_LONG") == "1"
-ROUNDS = 1000 if LONG else 60
 EDITS = 100 if LONG else 12
 MOST_RENEWALS = 6
 DAY = 86_400
 
+nodes, balancer = two_nodes.nodes, two_nodes.balancer
 certmonger = test_scep_clients.certmonger
 new_bench = test_scep_clients.new_bench
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[Nodes]:
-    with running_nodes(tmp_path_factory.mktemp("nodes"), postgres.create("nodes")) as running:
-        yield running
-
-
-@pytest.fixture
-def balancer(nodes: Nodes) -> Balancer:
-    """The balancer, with both nodes behind it."""
-    assert nodes.balancer is not None
-    nodes.balancer.wait_until_ready("node-1", "node-2")
-    return nodes.balancer
 
 
 # --- stock clients through the balancer ------------------------------------------------------------------------------
@@ -178,142 +163,6 @@ def test_what_certificates_name_is_fetched_through_the_balancer(nodes: Nodes, ba
         assert crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
 
 
-class Asker:
-    """A device that asks any node, by EST."""
-
-    def __init__(self, nodes: Nodes, name: str) -> None:
-        self.nodes = nodes
-        self.name = f"{name}-{secrets.token_hex(3)}"
-        self.secret = nodes.daemon.inspect(lambda core: core.devices.add("default", self.name, actor="test")).secret
-        self.key = ec.generate_private_key(ec.SECP256R1())
-
-    def ask(self, port: int, *, source: str = "127.0.0.1") -> wire.Answer:
-        request = wire.enroll_request(
-            wire.body_of(wire.csr(self.key, self.name)), authorization=wire.basic(self.name, self.secret)
-        )
-        with socket.create_connection(("127.0.0.1", port), 30, (source, 0)) as plain:
-            tls = wire.context(self.nodes.daemon.root)
-            with tls.wrap_socket(plain, server_hostname="localhost") as connection:
-                connection.sendall(request)
-                return wire.read_answer(connection)
-
-    def is_refused_by(self, node: Node) -> None:
-        """Ask the node itself; whatever it does, nothing is issued."""
-        with contextlib.suppress(OSError):
-            answer = self.ask(node.daemon.https_port)
-            assert answer.status == 503, answer
-        assert self.nodes.daemon.certificates_of(self.name) == []
-
-
-# --- one secret ------------------------------------------------------------------------------------------------------
-
-Protocol = str
-PAIRS = {"est-est": ("est", "est"), "est-scep": ("est", "scep"), "scep-scep": ("scep", "scep")}
-
-
-class Rival:
-    """One of two that use a secret at the same moment: a connection that stays, to one node, and a key of its own."""
-
-    def __init__(self, node: Node, protocol: Protocol, name: str, ra: bytes) -> None:
-        self.node, self.protocol, self.name, self._ra = node, protocol, name, ra
-        self._ec, self._rsa = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
-        self._connection: Connection | None = None
-
-    def takes_the_key_of(self, other: "Rival") -> None:
-        self._ec, self._rsa = other._ec, other._rsa
-
-    async def connect(self) -> None:
-        daemon = self.node.daemon
-        is_est = self.protocol == "est"
-        tls = wire.context(daemon.root) if is_est else None
-        self._connection = await Connection.open(daemon.https_port if is_est else daemon.http_port, tls)
-
-    async def close(self) -> None:
-        if self._connection is not None:
-            await self._connection.close()
-
-    def request(self, secret: str) -> bytes:
-        """The bytes, ready to go."""
-        if self.protocol == "scep":
-            return scep_request(scep_wire.enroll_message(self._ra, self._rsa, self.name, secret))
-        body = wire.body_of(wire.csr(self._ec, self.name))
-        return wire.enroll_request(body, authorization=wire.basic(self.name, secret))
-
-    async def ask(self, request: bytes) -> x509.Certificate | None:
-        """The certificate; None when it is refused."""
-        assert self._connection is not None
-        status, body = await self._connection.ask(request)
-        if self.protocol == "scep":
-            assert status == 200, f"{status} {body!r}"
-            if scep_wire.failed(body):
-                return None
-            assert scep_wire.succeeded(body)
-            return scep_wire.issued_in(body, self._rsa)
-        assert status in (200, 401), f"{status} {body!r}"
-        return certificate_in(body) if status == 200 else None
-
-
-@contextlib.asynccontextmanager
-async def rivals(nodes: Nodes, name: str, protocols: tuple[Protocol, Protocol]) -> AsyncIterator[tuple[Rival, Rival]]:
-    """One at each node."""
-    ra = scep_wire.ra_of(nodes[0].daemon.http_port)
-    first, second = (Rival(node, protocol, name, ra) for node, protocol in zip(nodes, protocols, strict=True))
-    await first.connect()
-    await second.connect()
-    try:
-        yield first, second
-    finally:
-        await first.close()
-        await second.close()
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.timeout(3600 if LONG else 600)
-async def test_one_secret_at_two_nodes_at_once_gets_one_certificate(nodes: Nodes, pair: str) -> None:
-    name = f"contended-{pair}"
-    nodes.daemon.ask("device", "add", name)
-    received: list[x509.Certificate] = []
-    winners: Counter[str] = Counter()
-    rounds = -(-ROUNDS // len(PAIRS))
-    with nodes.daemon.core() as core:
-        async with rivals(nodes, name, PAIRS[pair]) as both:
-            for number in range(rounds):
-                secret = (await core.devices.secret("default", name, actor="test")).secret
-                order = both if number % 2 else both[::-1]  # who is first to send takes turns
-                requests = [rival.request(secret) for rival in order]
-                answers = await asyncio.gather(*map(Rival.ask, order, requests))
-                served = [rival for rival, answer in zip(order, answers, strict=True) if answer is not None]
-                assert len(served) == 1, f"round {number}: {len(served)} certificates for one secret"
-                received += [answer for answer in answers if answer is not None]
-                winners[served[0].node.folder.name] += 1
-    print(f"won: {dict(winners)}")
-    assert len(received) == rounds >= 20
-    rows = nodes.daemon.command("cert", "list", "--device", name, "--limit", str(2 * rounds))
-    assert sorted(row["serial"] for row in rows) == sorted(f"{one.serial_number:x}" for one in received)
-    assert set(winners) == {"node-1", "node-2"}, "one node won every round: the other was never in time"
-
-
-@pytest.mark.parametrize("protocol", ["est", "scep"])
-@pytest.mark.timeout(3600 if LONG else 600)
-async def test_one_key_that_asks_two_nodes_at_once_gets_the_same_certificate_twice(nodes: Nodes, protocol: str) -> None:
-    name = f"asks-twice-{protocol}"
-    nodes.daemon.ask("device", "add", name)
-    rounds = ROUNDS // 4
-    serials: set[int] = set()
-    with nodes.daemon.core() as core:
-        async with rivals(nodes, name, (protocol, protocol)) as (first, second):
-            second.takes_the_key_of(first)
-            for number in range(rounds):
-                secret = (await core.devices.secret("default", name, actor="test")).secret
-                requests = [first.request(secret), second.request(secret)]
-                answers = await asyncio.gather(first.ask(requests[0]), second.ask(requests[1]))
-                assert None not in answers, f"round {number}: refused what is its own"
-                assert answers[0] == answers[1], f"round {number}: two certificates"
-                serials |= {answer.serial_number for answer in answers if answer is not None}
-    assert len(serials) == rounds >= 15
-    assert len(nodes.daemon.command("cert", "list", "--device", name, "--limit", str(2 * rounds))) == rounds
-
-
 # --- a realm edited at one node --------------------------------------------------------------------------------------
 
 
@@ -370,135 +219,6 @@ def test_a_realm_edited_at_one_node_is_live_at_both_at_once(nodes: Nodes, tmp_pa
         assert not due or days >= due[-1], f"{name} issued for {days} days, sent after the edit to {due[-1]} returned"
     assert {name for name, sent, _ in seen if sent >= live[0][0]} == {"node-1", "node-2"}
     assert len(live) == EDITS
-
-
-# --- who is ready ----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def balanced(folder: Path, *members: Node) -> Iterator[Balancer]:
-    """A balancer of one test alone."""
-    made = Balancer(folder, members)
-    try:
-        yield made
-    finally:
-        made.stop()
-
-
-def is_sent_nothing(nodes: Nodes, folder: Path, node: Node) -> None:
-    """A balancer over the first node and this one sends this one nothing, and devices notice nothing of it."""
-    with balanced(folder, nodes[0], node) as made:
-        for backend in ("https-ready", "http-ready"):
-            made.wait_until_ready("node-1", backend=backend)
-        before = made.sent()
-        for number in range(4):
-            assert Asker(nodes, f"passes-by-{number}").ask(made.https_port).status == 200
-        after = made.sent()
-    assert after["node-2"] == before["node-2"]
-    assert after["node-1"] == before["node-1"] + 4
-
-
-def is_ready_and_issues(nodes: Nodes, node: Node) -> None:
-    node.wait_until_ready()
-    answer = Asker(nodes, "served").ask(node.daemon.https_port)
-    assert answer.status == 200, answer
-
-
-UNLOCK_KEYS: dict[str, tuple[Callable[[], bytes | None], str]] = {
-    "none": (lambda: None, "unlock key"),
-    "another": (lambda: secrets.token_bytes(32), "unlock key"),
-}
-
-
-@pytest.mark.parametrize("which", UNLOCK_KEYS)
-def test_a_node_without_the_unlock_key_is_not_ready_and_says_so(nodes: Nodes, tmp_path: Path, which: str) -> None:
-    make, words = UNLOCK_KEYS[which]
-    node = nodes.add(unlock_key=make())
-    reasons = node.wait_until_not_ready()
-    assert [reason for reason in reasons if words in reason], reasons
-    Asker(nodes, "locked-out").is_refused_by(node)
-    is_sent_nothing(nodes, tmp_path, node)
-
-    # What is published needs no key; where no node can issue, the balancer still finds who has it.
-    with balanced(tmp_path, node) as alone:
-        for backend, found in {"https-ready": (), "http-ready": (), "http-running": ("node-1",)}.items():
-            alone.wait_until_ready(*found, backend=backend)
-        with urllib.request.urlopen(f"http://127.0.0.1:{alone.http_port}/pki/default-ec-1/0.crl", timeout=10) as answer:
-            x509.load_der_x509_crl(answer.read())
-
-    nodes.give_key_to(node)  # the twin
-    is_ready_and_issues(nodes, node)
-
-
-CLOCKS = {"a day ahead": DAY, "a day behind": -DAY, "90 seconds behind": -90, "90 seconds ahead": 90}
-
-
-@pytest.mark.parametrize("case", CLOCKS)
-def test_a_node_whose_clock_is_wrong_is_not_ready_and_says_so(nodes: Nodes, tmp_path: Path, case: str) -> None:
-    node = nodes.add(unlock_key=nodes.unlock_key, clock_seconds=CLOCKS[case])
-    reasons = node.wait_until_not_ready()
-    assert [reason for reason in reasons if "clock" in reason], reasons
-    Asker(nodes, "too-early").is_refused_by(node)
-    is_sent_nothing(nodes, tmp_path, node)
-    assert [good.readiness() for good in nodes] == [(200, [])] * 2, "what it did has harmed the others"
-
-    assert node.clock is not None
-    node.clock.set(20 if CLOCKS[case] > 0 else -20)  # the twin: some seconds are no fault
-    is_ready_and_issues(nodes, node)
-
-
-@pytest.mark.parametrize("seconds", [DAY, -DAY], ids=["forward", "back"])
-def test_a_clock_that_is_set_while_the_node_runs_stops_it_until_it_is_right_again(nodes: Nodes, seconds: int) -> None:
-    node = nodes.add(unlock_key=nodes.unlock_key, clock_seconds=0)
-    assert node.clock is not None
-    is_ready_and_issues(nodes, node)
-    for _ in range(2):
-        node.clock.set(seconds)
-        assert "clock" in " ".join(node.wait_until_not_ready())
-        Asker(nodes, "set-wrong").is_refused_by(node)
-        node.clock.set(0)
-        is_ready_and_issues(nodes, node)
-    assert [good.readiness() for good in nodes] == [(200, [])] * 2
-
-
-WRONG_TIMES = {"not yet valid": -2 * DAY, "expired": 400 * DAY}
-
-
-@pytest.mark.parametrize("case", WRONG_TIMES)
-@pytest.mark.parametrize("protocol", ["est", "scep"])
-def test_a_clock_that_is_wrong_refuses_nobody_whose_credential_is_valid(nodes: Nodes, protocol: str, case: str) -> None:
-    """What such a node takes for expired may be fresh: devices are told to come again, from the first request on."""
-    node = nodes.add(unlock_key=nodes.unlock_key, clock_seconds=0)
-    assert node.clock is not None
-    node.wait_until_ready()
-    first, other = (Asker(nodes, f"{protocol}-{word}") for word in ("renews", "enrolls"))
-    renewal, enrollment = wanted_of(node, protocol, first, other)
-    for wanted in (renewal, enrollment):
-        node.clock.set(WRONG_TIMES[case])
-        for _ in range(3):
-            assert not ask_once(wanted), wanted.enrollment  # neither a certificate nor a refusal
-        node.wait_until_not_ready()
-        assert not ask_once(wanted), wanted.enrollment
-        assert wanted.enrollment.put_off == 4, wanted.enrollment
-        node.clock.set(0)
-        node.wait_until_ready()
-        assert len(ask_until_answered(wanted).received) == 1  # the twin
-
-
-def wanted_of(node: Node, protocol: str, first: Asker, other: Asker) -> tuple[Wanted, Wanted]:
-    """A renewal of one device, by the certificate that it gets here, and the first certificate of another."""
-    daemon = node.daemon
-    if protocol == "est":
-        est = Est(daemon.https_port, daemon.root)
-        enrolled = ask_until_answered(est.by_secret(first.key, first.name, first.secret))
-        newer = ec.generate_private_key(ec.SECP256R1())
-        renewal = est.renewal(newer, first.name, enrolled.received[0], first.key)
-        return renewal, est.by_secret(other.key, other.name, other.secret)
-    scep = Scep(daemon.http_port, scep_wire.ra_of(daemon.http_port))
-    keys = [rsa.generate_private_key(65537, 2048) for _ in range(3)]
-    enrolled = ask_until_answered(scep.by_secret(keys[0], first.name, first.secret))
-    by_certificate = scep.renewal(keys[1], first.name, enrolled.received[0], keys[0])
-    return by_certificate, scep.by_secret(keys[2], other.name, other.secret)
 
 
 # --- starting, stopping, and what is told ----------------------------------------------------------------------------
@@ -565,31 +285,6 @@ def test_a_node_that_is_stopped_costs_no_device_a_request(nodes: Nodes, balancer
     if failures:
         raise failures[0]
     assert set(answered) == {200}
-
-
-def test_while_the_database_is_away_crls_are_published_and_it_all_comes_back_by_itself(tmp_path: Path) -> None:
-    with (
-        running_postgres(fsync=False) as cluster,
-        running_nodes(tmp_path, cluster.create("away"), count=1) as nodes,
-    ):
-        assert nodes.balancer is not None
-        crl = f"http://127.0.0.1:{nodes.balancer.http_port}/pki/default-ec-1/0.crl"
-        device = Asker(nodes, "patient")
-        with urllib.request.urlopen(crl, timeout=10) as answer:  # and has it from now on
-            before = answer.read()
-        cluster.stop("immediate")
-        assert nodes[0].wait_until_not_ready()
-        answer_of_the_node = device.ask(nodes[0].daemon.https_port)
-        assert (answer_of_the_node.status, answer_of_the_node.headers["retry-after"]) == (503, "60")
-        nodes.balancer.wait_until_ready()
-        nodes.balancer.wait_until_ready("node-1", backend="http-running")
-        with urllib.request.urlopen(crl, timeout=10) as answer:
-            assert answer.read() == before
-        with pytest.raises((OSError, AssertionError)):
-            device.ask(nodes.balancer.https_port)
-        cluster.start()
-        nodes.balancer.wait_until_ready("node-1")
-        assert device.ask(nodes.balancer.https_port).status == 200
 
 
 def test_the_trail_that_both_nodes_wrote_verifies(nodes: Nodes) -> None:

@@ -26,7 +26,7 @@ class Core:
         self.realms = SimpleNamespace(current=self._current)
         self.leases = SimpleNamespace(hold=self._hold)
         self.crls = SimpleNamespace(publish=self._publish)
-        self.server_certificates = SimpleNamespace(ensure=self._ensure, refresh=self._refresh)
+        self.server_certificates = SimpleNamespace(ensure=self._ensure, refresh=self._refresh, covers=lambda _: True)
         self.audit = SimpleNamespace(make_heads=self._make_heads)
         self.ra_certificates = SimpleNamespace(ensure=self._ensure_ra, refresh=self._refresh_ra)
 

@@ -63,5 +63,5 @@ def test_whether_a_client_is_asked_is_the_hosts_own() -> None:
 def test_without_a_certificate_nothing_is_served() -> None:
     certificates = Certificates(Shown(tls_pki().server))
     certificates.by_name.clear()
-    with pytest.raises(InternalError):
+    with pytest.raises(LookupError):
         Contexts(certificates)(None)

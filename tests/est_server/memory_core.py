@@ -41,7 +41,7 @@ REQUESTER = Requester(1, DEVICE, Means.SECRET, b"", None, None, None, Evidence()
 
 def resolved(name: str, binding: Literal["optional", "required"] = "optional") -> Resolved:
     document = RealmDocument(name=name, est=EstDocument(channel_binding=binding))
-    return Resolved(Realm(1, name, "active", 1, document), None, "est", "device", None)
+    return Resolved(Realm(1, name, "active", 1, 0, document), None, "est", "device", None)
 
 
 @dataclass

@@ -33,6 +33,8 @@
 #include "conditions.pml"
 #include "transactions.pml"
 
+byte acts;
+
 /* --- a request, on the node that it was sent to */
 
 /* A device asks anything that it can, at any time, at any node: so it also asks again, here or there. */
@@ -144,7 +146,7 @@ inline answer(found) {
 
 /* With the certificate of an earlier request; or the answer is lost. */
 inline answer_again(found) {
-#ifdef REACH_answer_of_a_killed_node
+#ifdef LEFT_BEHIND
     NEVER(found == left_behind);
 #endif
     if
@@ -181,6 +183,11 @@ asked:  /* From here on, what is read is read without locks, and may be old when
             fi;
             goto authenticated
         fi
+    }
+
+asked_again: /* Decided again, on facts as they will be. */
+    atomic {
+        goto asked
     }
 
 authenticated:
@@ -248,9 +255,9 @@ decided: /* Signed in memory; the locks are waited for, and then the guard is as
                 goto sent
             :: else ->
 #ifdef REACH_guard_finds_what_was_not_read
-                NEVER(came_late);
+                NEVER(came_late && certs == 1 && acts == 0);
 #endif
-                goto asked /* decided again, on facts as they are now */
+                goto asked_again
             fi
         fi
     }
@@ -284,6 +291,11 @@ durable:
         NEVER(cert[certs].credential == 2);
 #endif
         if
+#ifdef REACH_answer_of_a_node_killed_after_commit
+        :: left_behind = made[N];
+            end_request();
+            goto end_idle
+#endif
         :: KILLED
         :: true ->
             answer(made[N]);
@@ -297,7 +309,7 @@ unknown: /* Was it committed? Who gets the same locks knows that its transaction
         if
         :: KILLED /* or the store can't be reached */
 #ifdef WITHOUT_rule_look_up
-        :: true -> goto asked
+        :: true -> goto asked_again
 #else
 #ifdef WITHOUT_rule_look_up_under_locks
         :: true ->
@@ -325,8 +337,6 @@ unknown: /* Was it committed? Who gets the same locks knows that its transaction
 
 /* --- all else: transactions without a connection, operators, and time */
 
-byte acts;
-
 #define ACT(may) atomic { acts < ACTS && (may) -> acts++;
 #define VALID(c) (THERE(c) && !cert[c].revoked)
 #define AGES(c) (THERE(c) && !cert[c].old)
@@ -343,7 +353,7 @@ inline end_of(u) {
     if
     :: true ->
         waiting = unit[u].owner;
-#ifdef REACH_answer_of_a_killed_node
+#ifdef REACH_answer_of_a_node_killed_in_commit
         left_behind = (waiting -> left_behind : certs + 1);
 #endif
         commit(u)

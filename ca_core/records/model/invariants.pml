@@ -73,8 +73,14 @@ inline check_refusal() {
 
 #define NEVER(what) it_is_reached = (what); assert(!it_is_reached)
 hidden byte it_is_reached;
-#ifdef REACH_answer_of_a_killed_node
-byte left_behind = 9;          /* the certificate of a node that was killed while COMMIT was on its way */
+#ifdef REACH_answer_of_a_node_killed_in_commit
+#define LEFT_BEHIND
+#endif
+#ifdef REACH_answer_of_a_node_killed_after_commit
+#define LEFT_BEHIND
+#endif
+#ifdef LEFT_BEHIND
+byte left_behind = 9;          /* the certificate that a killed node could tell nobody of */
 #endif
 #ifdef REACH_guard_finds_what_was_not_read
 bit came_late;

@@ -83,7 +83,7 @@ byte crashes;
 #define IS_ANSWER(c) \
     (THERE(c) && !cert[c].revoked && !cert[c].replaced && !REVOKED_AFTER(c, 2) && !REVOKED_AFTER(c, 3))
 
-/* The request_key, in which the transaction stands in the place of the realm's version. */
+/* The request_key, in which a transaction stands in the place of the realm's version. */
 #ifdef TRANSACTIONS
 #define SAME_VERSION(u, c) true
 #else

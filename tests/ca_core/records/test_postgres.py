@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from cryptography import x509
 from sqlalchemy import bindparam, func, select
 
 from ca_core.core import Core
@@ -24,7 +25,7 @@ from ca_core.records.store import Hook, Store
 from ca_core.records.unit import Guard, Unit
 from tests.end_to_end.clients import needs
 from tests.helpers.cable import Cable, laid_cable
-from tests.helpers.core import ME, Installation, ask, code_of, csr_of, enrolled, new_key
+from tests.helpers.core import ME, Installation, ask, code_of, csr_of, edit_realm, enrolled, new_key
 from tests.helpers.postgres import Postgres
 
 _ADD = Query(insert_into(realm).returning(realm.c.id))
@@ -498,3 +499,65 @@ async def test_case_61_what_a_wrong_clock_would_refuse_is_to_be_asked_again_inst
             await ask(core, device.evidence, csr_of(new_key(), "d-1"))
     finally:
         core.close()
+
+
+# --- another database in the place of the one that was there ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+async def test_a_database_made_anew_under_a_running_node_is_not_issued_for_with_the_old_ca(
+    postgres: Postgres, installation: Installation
+) -> None:
+    old = installation.open()
+    try:
+        await enrolled(old, "d-1")
+        postgres.drop(installation.database)
+        postgres.create(installation.database)
+        new = await Core.create(installation.config())
+        try:
+            handed = await new.devices.add("default", "d-2", actor=ME)
+            issued = await ask(old, Evidence(username="", secret=handed.secret), csr_of(new_key(), "d-2"))
+            ca = [x509.load_der_x509_certificate(der) for der in await new.issuers.export("default")]
+            certificate = x509.load_der_x509_certificate(issued.certificate)
+            certificate.verify_directly_issued_by(next(one for one in ca if one.subject == certificate.issuer))
+        finally:
+            new.close()
+    finally:
+        old.close()
+
+
+@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+async def test_a_version_that_a_failover_lost_is_not_taken_for_the_one_made_in_its_place(
+    postgres: Postgres, installation: Installation
+) -> None:
+    copy = "before_the_failover"
+    postgres.copy(installation.database, copy)
+    one, other = installation.open(), installation.open()
+    try:
+        await edit_realm(one, "default", 'retry_window = "24h"', 'retry_window = "23h"')
+        handed = await one.devices.add("default", "d-1", actor=ME)
+        assert await code_of(one, Evidence(username="", secret=handed.secret), csr_of(new_key(), "d-1")) == "issued"
+        postgres.drop(installation.database)
+        postgres.copy(copy, installation.database)
+        installation.clock.forward(seconds=5)
+        await edit_realm(other, "default", "secret = true", "secret = false")
+        handed = await other.devices.add("default", "d-1", actor=ME)
+        asked = [
+            code_of(node, Evidence(username="", secret=handed.secret), csr_of(new_key(), "d-1"))
+            for node in (one, other)
+        ]
+        assert await asyncio.gather(*asked) == ["secret_not_admitted"] * 2
+    finally:
+        one.close()
+        other.close()
+        postgres.drop(copy)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_text_is_read_as_it_was_written_whatever_encoding_the_role_asks_for(
+    postgres: Postgres, url: str, encoding: str
+) -> None:
+    postgres.psql(f"ALTER ROLE enrolld IN DATABASE \"{url.rpartition('/')[2]}\" SET client_encoding = '{encoding}'")
+    with opened(url) as store:
+        await store.commit(add("Jürgen"))
+        assert await names(store) == ["Jürgen"]

@@ -49,7 +49,7 @@ def _realm(*anchors: Made | tuple[str, Made], idevids: bool = True, for_tls: boo
             TrustDocument(name=name, for_="tls" if for_tls else "idevid", pem=made.pem.decode()) for name, made in named
         ),
     )
-    return Realm(1, "line", "active", 1, document)
+    return Realm(1, "line", "active", 1, 0, document)
 
 
 def _verdict(realm: Realm, chain: Chain, now: dt.datetime = START) -> str:
@@ -442,7 +442,7 @@ def test_the_demo_devices_prove_what_the_readme_says(tmp_path: Path) -> None:
 
     trust = (anchor("acme", pki.acme.root), anchor("globex", pki.globex.root))
     profiles = {"device": ProfileDocument()}
-    realm = Realm(1, "line", "active", 1, RealmDocument(name="line", profiles=profiles, trust=trust))
+    realm = Realm(1, "line", "active", 1, 0, RealmDocument(name="line", profiles=profiles, trust=trust))
 
     def verdict(device: IDevId) -> str:
         chain = x509.load_pem_x509_certificates(device.chain.read_bytes())

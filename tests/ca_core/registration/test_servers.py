@@ -139,6 +139,7 @@ async def test_it_is_renewed_when_less_than_thirty_days_are_left(
     assert after.private_key is before.private_key or made
 
 
+@pytest.mark.parametrize("installation", ["sqlite"], indirect=True)
 async def test_it_is_made_anew_for_other_names(core: Core, installation: Installation) -> None:
     assert await _made(core, installation, NAMES) == 2
     assert await _made(core, installation, NAMES) == 0
@@ -170,6 +171,7 @@ async def test_two_nodes_at_once_make_one_certificate_per_host(
         assert shown[0].fingerprint == shown[1].fingerprint
 
 
+@pytest.mark.parametrize("installation", ["sqlite"], indirect=True)
 async def test_refresh_takes_what_another_node_made_and_says_so(core: Core, second: Core) -> None:
     await core.server_certificates.ensure(NAMES)
     assert await second.server_certificates.refresh()
@@ -356,3 +358,34 @@ async def test_a_name_that_the_server_took_later_does_not_lock_the_realm_that_ha
     with pytest.raises(OperatorError) as caught:
         await core.realms.apply(text, actor=ME)
     assert caught.value.code == "host_taken"
+
+
+# --- several nodes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+async def test_nodes_with_other_names_add_theirs_and_take_none(installation: Installation) -> None:
+    """One forgotten line on one node must not take the server's name from all of them."""
+    one, other = installation.open(), installation.open()
+    try:
+        await one.server_certificates.ensure(["pki.example.com"])
+        await other.server_certificates.refresh()
+        assert one.server_certificates.covers(["pki.example.com"])
+        assert not other.server_certificates.covers(["est.example.com"])
+        await other.server_certificates.ensure(["est.example.com"])
+        await one.server_certificates.ensure(["pki.example.com"])
+        for node in (one, other):
+            assert node.server_certificates.select(None).names == ("DNS:pki.example.com", "DNS:est.example.com")
+            assert node.server_certificates.covers(["pki.example.com", "est.example.com"])
+        assert len([e for e in installation.events("server_certificate.issued") if e["host"] == "*"]) == 2
+    finally:
+        one.close()
+        other.close()
+
+
+@pytest.mark.parametrize("installation", ["sqlite"], indirect=True)
+async def test_a_single_node_has_the_names_that_it_is_given_and_no_others(core: Core) -> None:
+    await core.server_certificates.ensure(["pki.example.com"])
+    assert core.server_certificates.covers(["another.example.com"])
+    await core.server_certificates.ensure(["est.example.com"])
+    assert core.server_certificates.select(None).names == ("DNS:est.example.com",)

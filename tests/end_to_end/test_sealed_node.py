@@ -1,0 +1,70 @@
+"""A node of several without its unlock key: it says so wherever it is asked, and takes the key when it is brought."""
+
+import json
+import os
+import signal
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.daemon import Daemon, Json, eventually, run_enrolld, running_daemon
+
+pytestmark = pytest.mark.foreign
+
+
+def _ready(daemon: Daemon) -> Json:
+    try:
+        with urllib.request.urlopen(f"{daemon.addresses['admin'][0].rstrip('/')}/readyz", timeout=10) as answer:  # noqa: S310
+            return dict(json.loads(answer.read()))
+    except urllib.error.HTTPError as exc:
+        return dict(json.loads(exc.read()))
+
+
+def _check(daemon: Daemon) -> Json:
+    done = run_enrolld(daemon.directory, "check", "--json")
+    return {"status": done.returncode, **json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("brought", ["none", "wrong"])
+def test_a_node_says_that_its_key_is_missing_or_wrong_and_takes_the_right_one_at_sighup(
+    tmp_path: Path, database: str, brought: str
+) -> None:
+    settings = f'names = ["localhost"]\n[store]\nurl = "{database}"\n'
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with running_daemon(tmp_path / "first", settings=settings) as first:
+        right = (first.directory / "keys" / "unlock").read_bytes()
+    folder = tmp_path / "second"
+    key = folder / "enrolld" / "keys" / "unlock"
+    if brought == "wrong":
+        key.parent.mkdir(parents=True, mode=0o700)
+        key.parent.parent.chmod(0o700)
+        key.write_bytes(b"x" * len(right))
+        key.chmod(0o600)
+    with running_daemon(folder, settings=settings, serve_arguments=["--admin", "127.0.0.1:0"]) as daemon:
+        reason = {
+            "none": "there is no unlock key, so nothing can be signed",
+            "wrong": "the unlock key does not open the CA keys, so nothing can be signed",
+        }[brought]
+        assert _ready(daemon) == {"status": "not ready", "reasons": [reason]}
+        found = {finding["code"]: finding for finding in _check(daemon)["findings"]}
+        assert found["not_ready"]["message"] == f"the running daemon is not ready: {reason}"
+        assert ("unlock_key_missing" in found) == (brought == "none")
+        assert (
+            "Copy keys/unlock of another node" in found["unlock_key_missing"]["remedy"] if brought == "none" else True
+        )
+        status = daemon.ask("status")
+        assert (status["running"], status["ready"], status["not_ready"]) == (True, False, [reason])
+        root = daemon.addresses["http"][0].rstrip("/") + "/pki/default-root-1.cer"
+        with urllib.request.urlopen(root, timeout=10) as answer:  # noqa: S310  # what needs no key is published
+            assert answer.status == 200
+
+        key.parent.mkdir(mode=0o700, exist_ok=True)
+        key.write_bytes(right)
+        key.chmod(0o600)
+        os.kill(daemon.process.pid, signal.SIGHUP)
+        eventually(lambda: True if _ready(daemon)["status"] == "ready" else None, what="it is ready", seconds=30)
+        assert daemon.ask("status")["ready"] is True
+        assert _check(daemon) == {"status": 0, "ok": True, "findings": []}
