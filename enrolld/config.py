@@ -273,7 +273,7 @@ names = [{given}]
 
 def holds_password(url: str) -> bool:
     """Whether a database's URL has a password in it."""
-    return re.search(r"://[^/@]*:[^/@]+@|[?&](?:ssl)?password=", url) is not None
+    return re.search(r"://[^/@:]*:.*@|[?&](?:ssl)?password=", url, re.DOTALL) is not None
 
 
 def _read_file(path: Path, faults: list[str]) -> dict[str, object]:

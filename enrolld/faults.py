@@ -14,8 +14,8 @@ _GIVE_THE_KEY = (
     "enrolld-unlock; if this is that key, restore a backup of the store."
 )
 _LOOK_AT_THE_STORE = (
-    "Look at the disk under the store (space, permissions) and try again; if the database is damaged, restore a backup "
-    "of it."
+    "Look at the disk under the store (space, permissions), or at the database server and its log, and try again; if "
+    "the database is damaged, restore a backup of it."
 )
 _REMEDIES = {
     # The core speaks of commands that come with later versions.

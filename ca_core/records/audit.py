@@ -34,6 +34,8 @@ CHAINED = (
     "details",
 )
 """What an event's hash covers, besides the hash before it."""
+ORIGIN = ("name", "process", "host", "pid", "version", "started_at")
+"""What of a writer's row stands before its first event."""
 
 INSERT_EVENT = Query(insert_into(audit))
 INSERT_WRITER = Query(insert_into(writer))
@@ -44,7 +46,7 @@ UPDATE_WRITER = Query(
 )
 WRITER_HEAD = Query(select(writer.c.sequence, writer.c.hash).where(writer.c.name == bindparam("of_writer")))
 
-_ORIGIN = b"enrolld audit writer "
+_BEGIN = b"enrolld audit writer "
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 
 
@@ -75,7 +77,8 @@ class Chain:
         self.name = secrets.token_hex(8)
         self._process = process
         self._version = version
-        self._place = (0, origin_of(self.name))
+        self._origin = b""
+        self._place = (0, b"")
 
     @property
     def place(self) -> tuple[int, bytes]:
@@ -83,18 +86,20 @@ class Chain:
         return self._place
 
     def writer_row(self, at: int) -> Params:
-        """The row of `INSERT_WRITER`, written before the writer's first event; `at` in milliseconds since 1970."""
-        return {
+        """The row of `INSERT_WRITER`; `at` in milliseconds since 1970.
+
+        Made and written before the writer's first event, which follows from it; made anew when that was rolled back.
+        """
+        row: Values = {
             "name": self.name,
             "process": self._process,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "version": self._version,
             "started_at": at,
-            "sequence": 0,
-            "hash": None,
-            "headed": 0,
         }
+        self._origin = origin_of(row)
+        return {**row, "sequence": 0, "hash": None, "headed": 0}
 
     def link(self, event: AuditEvent, at: int) -> Params:
         """The row of `INSERT_EVENT` for the next event; `at` in milliseconds since 1970."""
@@ -112,7 +117,7 @@ class Chain:
             "request_id": event.request_id,
             "details": _canonical(event.details),
         }
-        digest = hash_of(previous, row)
+        digest = hash_of(previous if sequence else self._origin, row)
         self._place = (sequence + 1, digest)
         return {**row, "hash": digest}
 
@@ -126,11 +131,14 @@ class Chain:
         self._place = place
 
 
-def origin_of(writer_name: str) -> bytes:
-    """What stands before a writer's first event in the place of a hash."""
-    return hashlib.sha256(_ORIGIN + writer_name.encode()).digest()
+def origin_of(row: Mapping[str, Value]) -> bytes:
+    """What stands before a writer's first event in the place of a hash: it covers what `ORIGIN` names of its row."""
+    return hash_of(_BEGIN, {name: row[name] for name in ORIGIN})
 
 
 def hash_of(previous: bytes, row: Mapping[str, Value]) -> bytes:
-    """An event's hash: SHA-256 of the hash before it and the canonical JSON (sorted, compact, ASCII) of its columns."""
+    """An event's hash: SHA-256 of the hash before it and the canonical JSON (sorted, compact, ASCII) of its columns.
+
+    Raises `TypeError`, `ValueError` for values of kinds that enrolld never writes.
+    """
     return hashlib.sha256(previous + _canonical(row).encode("ascii")).digest()

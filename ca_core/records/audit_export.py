@@ -11,7 +11,7 @@ from typing import Annotated, Any, BinaryIO
 import msgspec
 
 from ca_core.errors import OperatorError
-from ca_core.records.audit import CHAINED, origin_of
+from ca_core.records.audit import CHAINED
 from ca_core.records.audit_heads import Head
 from ca_core.records.audit_trail import EventRecord, Filter, Trail, WriterRecord
 from ca_core.records.audit_verify import Verifier
@@ -76,7 +76,7 @@ async def export_lines(
     begin = {"format": FORMAT, "enrolld": version, "revision": revision, "exported_at": exported_at, "filter": given}
     yield _line("export", begin)
     events = writers = heads = 0
-    async for head in trail.heads(since=chosen.since or 0):
+    async for head in trail.heads(since=chosen.since):
         heads += 1
         digests = {"previous": _hex(head.previous), "digest": _hex(head.digest)}
         yield _line("head", {"number": head.number, "at": head.at, "document": head.document, **digests})
@@ -91,9 +91,10 @@ async def export_lines(
         events += 1
         if not given:
             if record.row["writer"] != name:
-                name, sequence, before = record.row["writer"], 0, origin_of(str(record.row["writer"]))
+                name, sequence, before = record.row["writer"], 0, None
             is_next = isinstance(sequence, int) and record.row["sequence"] == sequence + 1
-            record = EventRecord(record.row, record.hash, before if is_next else None)
+            if is_next and record.previous is None:
+                record = EventRecord(record.row, record.hash, before)
             sequence, before = record.row["sequence"], record.hash
         values = {"event": record.row, "previous": _hex(record.previous), "hash": _hex(record.hash)}
         yield _line("event", values)

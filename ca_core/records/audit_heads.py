@@ -23,8 +23,9 @@ from ca_core.records.unit import Guard, Step, Unit
 FIRST = hashlib.sha256(b"enrolld audit heads").digest()
 """What stands before the first head in the place of a digest."""
 
-_MOST_WRITERS = 1000
-"""That one head covers; those that are left get the next one at once."""
+MOST_WRITERS = 1000
+"""That one head covers; those that are left get the next one at once. `audit_verify` takes a head of fewer for one that
+left nothing, so this number stays."""
 _MOST_HEADS = 100
 """That are made at a time: a store just upgraded may have had a hundred thousand writers."""
 
@@ -71,7 +72,7 @@ class Heads:
     async def make(self) -> list[Head]:
         """Cover what no head covers yet: the heads just made, oldest first. Raises `Unavailable`."""
         made: list[Head] = []
-        while len(made) < _MOST_HEADS and (news := await self._store.fetch(_NEWS, limit=_MOST_WRITERS)):
+        while len(made) < _MOST_HEADS and (news := await self._store.fetch(_NEWS, limit=MOST_WRITERS)):
             head = await self._next(news)
             try:
                 await self._store.commit(Unit(_guard(head), head.at, _steps(news)))

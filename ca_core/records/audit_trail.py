@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, cast, func, select, tuple_
 
 from ca_core.errors import OperatorError
-from ca_core.records.audit import CHAINED, origin_of
+from ca_core.records.audit import CHAINED, ORIGIN, origin_of
 from ca_core.records.audit_heads import Head
 from ca_core.records.query import Query, Row, Value, Values
 from ca_core.records.schema import audit, audit_head, writer
@@ -23,14 +23,15 @@ PAGE = 2000
 HEADS_PAGE = 200
 
 _a, _w, _h = audit.c, writer.c, audit_head.c
-_ID = re.compile(r"(-?[0-9]{1,18})-(.{1,64})-(-?[0-9]{1,18})", re.ASCII)
+_ID = re.compile(r"(-?[0-9]{1,19})-(.{0,64})-(-?[0-9]{1,19})", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
     """One event: the columns that its hash covers, and its hash.
 
-    `previous` is the hash of the writer's event before it, None when that is not there (or not known: see `Trail.all`).
+    `previous` is the hash of the writer's event before it, or what stands before the first; None when that is not there
+    (or not known: see `Trail.all`).
     """
 
     row: Values
@@ -93,9 +94,10 @@ _TIME_KEY = and_(
 )
 _COLUMNS = (*(_a[name] for name in CHAINED), _a.hash)
 _LIMIT = bindparam("limit", type_=_a.sequence.type)
-_IN_CHAINS = select(*_COLUMNS).where(_CHAIN_KEY).order_by(_a.writer, _a.sequence).limit(_LIMIT)
-_EVENTS = Query(_IN_CHAINS)
-_REST = Query(_IN_CHAINS.where(_a.writer == bindparam("of_writer"), _a.sequence <= bindparam("up_to")))
+_IN_CHAINS = select(*_COLUMNS).order_by(_a.writer, _a.sequence).limit(_LIMIT)
+# A trail is read without the condition at first: no name and no number is so low that it stands before the beginning.
+_EVENTS = Query(_IN_CHAINS), Query(_IN_CHAINS.where(_CHAIN_KEY))
+_REST = Query(_IN_CHAINS.where(_CHAIN_KEY, _a.writer == bindparam("of_writer"), _a.sequence <= bindparam("up_to")))
 _before = audit.alias("event_before")
 _WITH_PREVIOUS = _IN_CHAINS.add_columns(_before.c.hash).outerjoin(
     _before, and_(_before.c.writer == _a.writer, _before.c.sequence == _a.sequence - 1)
@@ -105,15 +107,17 @@ _FROM_WRITER = select(*_WRITER_COLUMNS).where(_w.name >= bindparam("since_name")
 _WRITERS = Query(_FROM_WRITER)
 _WRITERS_BEFORE = Query(_FROM_WRITER.where(_w.name < bindparam("before_name")))
 _WRITER = Query(select(*_WRITER_COLUMNS).where(_w.name == bindparam("of_writer")))
-_HEADS = Query(
-    select(*(_h[field.name] for field in fields(Head)))
-    .where(_h.number > bindparam("after_number"), _h.at >= bindparam("since"))
-    .order_by(_h.number)
-    .limit(_LIMIT)
-)
+_IN_ORDER = select(*(_h[field.name] for field in fields(Head))).order_by(_h.number).limit(_LIMIT)
+_AFTER, _SINCE = _h.number > bindparam("after_number"), _h.at >= bindparam("since")
+_HEADS = {
+    (False, False): Query(_IN_ORDER),
+    (True, False): Query(_IN_ORDER.where(_AFTER)),
+    (False, True): Query(_IN_ORDER.where(_SINCE)),
+    (True, True): Query(_IN_ORDER.where(_AFTER, _SINCE)),
+}
 _TOTAL = Query(select(cast(func.sum(_w.sequence), BigInteger)))
 _LISTS: dict[tuple[str, ...], tuple[Query, Query]] = {}
-_EXPORTS: dict[tuple[str, ...], Query] = {}
+_EXPORTS: dict[tuple[str, ...], tuple[Query, Query]] = {}
 
 
 class Trail:
@@ -143,10 +147,13 @@ class Trail:
         row = await self._store.first(_TOTAL)
         return int(row[0] or 0) if row else 0
 
-    async def heads(self, *, after: int = 0, since: int = 0) -> AsyncIterator[Head]:
+    async def heads(self, *, after: int | None = None, since: int | None = None) -> AsyncIterator[Head]:
         """The common heads with a number above `after` that were made at `since` or later, in their order."""
         while True:
-            page = await self._store.fetch_aside(_HEADS, after_number=after, since=since, limit=HEADS_PAGE)
+            given: Values = {"after_number": after, "since": since}
+            params = {name: value for name, value in given.items() if value is not None}
+            query = _HEADS[after is not None, since is not None]
+            page = await self._store.fetch_aside(query, **params, limit=HEADS_PAGE)
             for row in page:
                 yield Head(*row)
             if len(page) < HEADS_PAGE:
@@ -154,31 +161,32 @@ class Trail:
             after = page[-1][0]
 
     async def all(self) -> AsyncIterator[EventRecord | WriterRecord]:
-        """Every writer's events in their order, followed by its row; `previous` is left out.
+        """Every writer's events in their order, followed by its row; `previous` is given of its event 1 alone.
 
         What has no writer's row comes without one. Of events that are written meanwhile it gives those that the
         writer's row then covers.
         """
-        place: tuple[Value, Value] = ("", 0)
+        place: tuple[Value, Value] | None = None
         since: Value = ""
         while True:
             # A writer's row that is read after its events covers at least those.
-            page = await self._store.fetch_aside(_EVENTS, after_writer=place[0], after_sequence=place[1], limit=PAGE)
+            page = await self._page(_EVENTS, place)
             groups: dict[Value, list[Row]] = {}
             for row in page:
                 groups.setdefault(row[0], []).append(row)
             unfinished = page[-1][0] if len(page) == PAGE else None
             async for found in self._writers(since, unfinished):
-                last = _number(place[1]) if found.name == place[0] else 0
+                last = place[1] if place is not None and found.name == place[0] else None
                 for row in groups.pop(found.name, []):
-                    yield _event(row)
-                    last = _number(row[1])
-                async for event in self._rest(found.name, last, _number(found.sequence)):
-                    yield event
+                    yield _event(row, _before_first(row, found))
+                    last = row[1]
+                async for row in self._rest(found.name, last, _number(found.sequence)):
+                    yield _event(row, _before_first(row, found))
                 yield found
-            for rows in groups.values():
+            for name, rows in groups.items():
+                begun = [found async for found in self._writer(name)] if any(row[1] == 1 for row in rows) else []
                 for row in rows:
-                    yield _event(row)
+                    yield _event(row, _before_first(row, *begun))
             if unfinished is None:
                 return
             place, since = (page[-1][0], page[-1][1]), unfinished
@@ -188,21 +196,32 @@ class Trail:
         given = chosen.given()
         names = tuple(given)
         if names not in _EXPORTS:
-            _EXPORTS[names] = Query(_WITH_PREVIOUS.where(*(_CONDITIONS[name] for name in names)))
-        place: tuple[Value, Value] = ("", 0)
+            wanted = _WITH_PREVIOUS.where(*(_CONDITIONS[name] for name in names))
+            _EXPORTS[names] = Query(wanted), Query(wanted.where(_CHAIN_KEY))
+        place: tuple[Value, Value] | None = None
         while True:
-            params: Values = {**given, "after_writer": place[0], "after_sequence": place[1], "limit": PAGE}
-            page = await self._store.fetch_aside(_EXPORTS[names], **params)
+            page = await self._page(_EXPORTS[names], place, **given)
             for row in page:
-                if place[0] not in ("", row[0]):
+                if place is not None and place[0] != row[0]:
                     async for found in self._writer(place[0]):
                         yield found
-                yield _event(row, origin_of(str(row[0])) if row[1] == 1 else row[-1])
+                begun = [found async for found in self._writer(row[0])] if row[1] == 1 else []
+                yield _event(row, _before_first(row, *begun) if begun else row[-1])
                 place = (row[0], row[1])
             if len(page) < PAGE:
                 break
-        async for found in self._writer(place[0]):
-            yield found
+        if place is not None:
+            async for found in self._writer(place[0]):
+                yield found
+
+    async def _page(
+        self, queries: tuple[Query, Query], place: tuple[Value, Value] | None, **given: Value
+    ) -> Sequence[Row]:
+        """The next events of all chains, after the one at `place`."""
+        if place is None:
+            return await self._store.fetch_aside(queries[0], **given, limit=PAGE)
+        key: Values = {"after_writer": place[0], "after_sequence": place[1]}
+        return await self._store.fetch_aside(queries[1], **given, **key, limit=PAGE)
 
     async def _writers(self, since: Value, before: Value) -> AsyncIterator[WriterRecord]:
         """The writers from the name `since` on, and before `before` unless that is None."""
@@ -224,17 +243,18 @@ class Trail:
         for row in await self._store.fetch(_WRITER, of_writer=name):
             yield WriterRecord(*row)
 
-    async def _rest(self, name: str, last: int, up_to: int) -> AsyncIterator[EventRecord]:
-        """What a writer has written since its events were read."""
-        while last < up_to:
+    async def _rest(self, name: str, last: Value, up_to: int) -> AsyncIterator[Row]:
+        """What a writer has written since its events were read, up to the one numbered `last`."""
+        last = 0 if last is None else last
+        while not isinstance(last, int) or last < up_to:
             page = await self._store.fetch(
                 _REST, of_writer=name, after_writer=name, after_sequence=last, up_to=up_to, limit=PAGE
             )
             for row in page:
-                yield _event(row)
+                yield row
             if len(page) < PAGE:
                 return
-            last = _number(page[-1][1])
+            last = page[-1][1]
 
 
 def shown_time(at: object) -> str:
@@ -250,6 +270,16 @@ def _event(row: Sequence[Any], previous: bytes | None = None) -> EventRecord:
     return EventRecord(dict(zip(CHAINED, row[:count], strict=True)), row[count], previous)
 
 
+def _before_first(row: Row, writer: WriterRecord | None = None) -> bytes | None:
+    """What stands before a writer's event 1; None before another, and where the writer's row can't be read."""
+    if row[1] != 1 or writer is None:
+        return None
+    try:
+        return origin_of({name: getattr(writer, name) for name in ORIGIN})
+    except (TypeError, ValueError):
+        return None
+
+
 def _number(value: object) -> int:
     """A count as the store has it; 0 for what somebody put in its place."""
     return value if isinstance(value, int) else 0
@@ -257,6 +287,6 @@ def _number(value: object) -> int:
 
 def _place_of(after: str) -> Values:
     found = _ID.fullmatch(after)
-    if found is None:
+    if found is None or any(abs(int(number)) >= 1 << 63 for number in found.group(1, 3)):
         raise OperatorError("after_invalid", "--after takes the 'id' of a row", "copy it from the last row shown")
     return {"after_at": int(found[1]), "after_writer": found[2], "after_sequence": int(found[3])}

@@ -6,23 +6,42 @@ writer lies in a temporary database until the writer's events come.
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
-from ca_core.records.audit import hash_of, origin_of
+from ca_core.records import audit_heads
+from ca_core.records.audit import ORIGIN, hash_of, origin_of
 from ca_core.records.audit_heads import FIRST, Head, digest_of
 from ca_core.records.audit_trail import EventRecord, WriterRecord, shown_time
+from ca_core.records.query import Value
 from ca_core.rows import AuditFinding, HeadRow, Verdict
 
 MOST_FINDINGS = 100
 """That are told one by one; the others are counted."""
+LATE = 5 * 60_000
+"""Milliseconds that an event may be older than a head made before it: longer than units wait and clocks may differ."""
+_MOST_HELD = 100
+"""First events without a hash that wait for the writer's row."""
 
+_NAME = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _SCRATCH = """
-CREATE TABLE point (writer, sequence, hash, head);
+CREATE TABLE point (writer, sequence, hash, head, after, after_at);
 CREATE TABLE seen (writer PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE claim (writer PRIMARY KEY, covered) WITHOUT ROWID;
 BEGIN;
 """
+
+
+class _Point(NamedTuple):
+    """That a head covers an event of a writer. `after` is the number of the head before it, made at `after_at`."""
+
+    sequence: int
+    hash: bytes
+    head: int
+    after: int | None
+    after_at: int | None
 
 
 class Verifier:
@@ -43,6 +62,8 @@ class Verifier:
         self._events = self._writers = self._heads = self._uncovered = self._unlinked = 0
         self._last_head: Head | None = None
         self._newest_head: Head | None = None
+        # The head after which came what is not covered yet, and when that was made.
+        self._after: tuple[int, int] | tuple[None, None] = (None, None)
         # A database without a name is a temporary file of SQLite's own.
         self._scratch = sqlite3.connect("", isolation_level=None)
         self._scratch.executescript(_SCRATCH)
@@ -51,8 +72,9 @@ class Verifier:
         self._row: WriterRecord | None = None
         self._last = self._covered = 0
         self._hash: bytes | None = None
-        self._points: Iterator[tuple[int, bytes, int]] = iter(())
-        self._point: tuple[int, bytes, int] | None = None
+        self._held: list[EventRecord] = []
+        self._points: Iterator[_Point] = iter(())
+        self._point: _Point | None = None
 
     @property
     def events(self) -> int:
@@ -64,7 +86,7 @@ class Verifier:
     def head(self, head: Head) -> None:
         """The next common head. One that comes after events was made meanwhile, and its events are not compared."""
         self._turn_to(None)
-        if _number(head.number) is None:
+        if (_number(head.number) or 0) < 1:
             self._fault("head_order", f"a head is numbered {head.number!r}")
             return
         is_right = self._is_next(head)
@@ -86,7 +108,11 @@ class Verifier:
             return
         self._heads += 1
         self._last_head = head
-        self._scratch.executemany("INSERT INTO point VALUES (?, ?, ?, ?)", ((*point, head.number) for point in points))
+        rows = ((*point, head.number, *self._after) for point in points)
+        self._scratch.executemany("INSERT INTO point VALUES (?, ?, ?, ?, ?, ?)", rows)
+        # A full head may have left news that is older than itself to the next one.
+        if is_right and _number(head.at) is not None and len(points) < audit_heads.MOST_WRITERS:
+            self._after = (head.number, head.at)
 
     def _is_next(self, head: Head) -> bool:
         last, number = self._newest_head, head.number
@@ -112,34 +138,57 @@ class Verifier:
 
     def event(self, event: EventRecord) -> None:
         """The next event of a writer, or the first of another."""
-        name, sequence = str(event.row["writer"]), event.row["sequence"]
+        name, sequence = _text(event.row["writer"]), event.row["sequence"]
         if name != self._name or self._row is not None:
             self._turn_to(name)
         self._events += 1
-        if not isinstance(sequence, int) or sequence <= self._last:
-            self._fault("event_order", f"an event numbered {sequence!r} stands after event {self._last}")
+        if not isinstance(sequence, int) or sequence < 1:
+            self._fault("event_order", f"an event is numbered {sequence!r}")
             return
-        previous = self._previous_of(event, sequence)
+        if sequence <= self._last:
+            self._fault("event_order", f"an event numbered {sequence} stands after event {self._last}")
+            return
+        if self._hash is None and sequence == self._last + 1 == len(self._held) + 1 <= _MOST_HELD:
+            self._held.append(event)
+            self._hash = event.hash
+        else:
+            self._hash = self._judge(event, sequence, self._previous_of(event, sequence))
+        self._last = sequence
+        self._compare(sequence, event.row["at"])
+
+    def _judge(self, event: EventRecord, sequence: int, previous: bytes | None) -> bytes | None:
+        """Fault an event that does not follow from `previous`, if that is known. Returns what the next follows from."""
         try:
             expected = hash_of(previous, event.row) if previous is not None else event.hash
         except (TypeError, ValueError):
-            expected = b""  # values of kinds that enrolld never writes
+            expected = b""
+        before = f"event {sequence - 1}" if sequence > 1 else "the writer's row"
         if event.hash is None:
             self._fault("event_unhashed", f"event {sequence} has no hash", sequence)
-        elif event.hash != expected:
-            words = f"event {sequence} is not what was written, or the hash before it is not"
-            self._fault("event_changed", words, sequence)
-        self._last = sequence
+            return expected
+        if event.hash != expected:
+            what = "the hash before it" if sequence > 1 else before
+            self._fault("event_changed", f"event {sequence} is not what was written, or {what} is not", sequence)
+        elif event.previous not in (None, previous):
+            self._fault("event_changed", f"event {sequence} is said to follow from another than {before}", sequence)
         # One fault is told once: what follows is measured against the hash that stands there.
-        self._hash = expected if event.hash is None else event.hash
-        self._compare(sequence)
+        return event.hash
+
+    def _judge_held(self, row: WriterRecord | None) -> None:
+        """Judge the first event, which follows from the writer's row, and what had to wait with it."""
+        previous: bytes | None = None
+        if row is not None:
+            try:
+                previous = origin_of({name: getattr(row, name) for name in ORIGIN})
+            except (TypeError, ValueError):
+                previous = b""
+        for sequence, event in enumerate(self._held, 1):
+            previous = self._judge(event, sequence, event.previous if previous is None else previous)
+        self._held.clear()
 
     def _previous_of(self, event: EventRecord, sequence: int) -> bytes | None:
         """The hash that the event must follow from; None where that can't be known."""
         if sequence == self._last + 1 and self._hash is not None:
-            if event.previous not in (None, self._hash):
-                words = f"event {sequence} is said to follow from another than event {self._last}"
-                self._fault("event_changed", words, sequence)
             return self._hash
         if sequence > self._last + 1 and self._is_whole:
             self._missing(self._last + 1, sequence - 1)
@@ -156,11 +205,12 @@ class Verifier:
         self._last = self._covered = 0
         self._points = iter(())
         if name is not None:
-            self._hash = origin_of(name)
+            if not _NAME.fullmatch(name):
+                self._fault("writer_name", "its name is not 16 digits of hex, as all names of writers are")
             self._points = self._points_of_writer(name)
         self._point = next(self._points, None)
 
-    def _points_of_writer(self, name: str) -> Iterator[tuple[int, bytes, int]]:
+    def _points_of_writer(self, name: str) -> Iterator[_Point]:
         if not self._has_events:
             self._scratch.execute("CREATE INDEX point_of ON point (writer, sequence)")
             self._has_events = True
@@ -169,26 +219,39 @@ class Verifier:
         except sqlite3.IntegrityError:
             self._fault("event_order", "its events do not stand in one place")
             return iter(())
-        return self._scratch.execute(
-            "SELECT sequence, hash, head FROM point WHERE writer = ? ORDER BY sequence, head", (name,)
-        )
+        columns = ", ".join(_Point._fields)
+        found = self._scratch.execute(f"SELECT {columns} FROM point WHERE writer = ? ORDER BY sequence, head", (name,))  # noqa: S608  # names of columns
+        return map(_Point._make, found)
 
-    def _compare(self, sequence: int) -> None:
-        """Hold the event against the heads that end with it."""
-        while self._point is not None and self._point[0] <= sequence:
-            self._covered, digest, head = self._point
-            if self._covered == sequence and digest != self._hash:
-                words = f"event {sequence}, or one before it, is not the one that head {head} covers"
-                self._fault("head_contradicted", words, sequence, head)
-            self._point = next(self._points, None)
+    def _compare(self, sequence: int, at: Value) -> None:
+        """Hold the event against the head that covered it first, and those that end with it."""
+        while self._point is not None and self._point.sequence < sequence:
+            self._pass_point()
+        after, after_at = (self._point.after, self._point.after_at) if self._point is not None else self._after
+        # A part that begins with a time lacks heads that may have covered its first events.
+        if isinstance(at, int) and after_at is not None and at < after_at - LATE and not self._from_head:
+            words = f"event {sequence} is dated {shown_time(at)}, before head {after}, and came after it"
+            why = "somebody added history, or a command ran on a machine with a wrong clock"
+            self._fault("event_late", f"{words}: {why}", sequence, after)
+        while self._point is not None and self._point.sequence == sequence:
+            if self._hash is not None and self._point.hash != self._hash:
+                words = f"event {sequence}, or one before it, is not the one that head {self._point.head} covers"
+                self._fault("head_contradicted", words, sequence, self._point.head)
+            self._pass_point()
+
+    def _pass_point(self) -> None:
+        if self._point is not None:
+            self._covered = self._point.sequence
+        self._point = next(self._points, None)
 
     def writer(self, row: WriterRecord) -> None:
         """The row of the writer whose events have all come, or of one without any."""
-        name = str(row.name)
+        name = _text(row.name)
         if name != self._name or self._row is not None:
             self._turn_to(name)
         self._row = row
         self._writers += 1
+        self._judge_held(row)
         end = _number(row.sequence)
         if end is None:
             self._fault("writer_changed", f"by its row it has written {row.sequence!r} events")
@@ -204,12 +267,13 @@ class Verifier:
         """Nothing more comes of this writer: what is left of the heads' points has no event."""
         if self._row is None:
             self._fault("writer_missing", "its row in the list of writers is missing")
+            self._judge_held(None)
         if not self._is_whole:
             return
         told = (_number(self._row.sequence) or 0) if self._row is not None else 0
         highest = self._covered
         while self._point is not None:
-            highest, _, head = self._point
+            highest, _, head, *_ = self._point
             if highest > told:
                 words = f"event {highest}, which head {head} covers, is missing"
                 self._fault("event_missing", words, highest, head)
@@ -294,6 +358,7 @@ def _points_of(document: str) -> Iterator[tuple[str, int, bytes]]:
     for name, sequence, digest in json.loads(document):
         if not isinstance(name, str) or not isinstance(sequence, int) or abs(sequence) >= 1 << 63:
             raise ValueError(name)
+        name.encode()  # JSON can hold half of a surrogate pair, and nothing else can
         yield name, sequence, bytes.fromhex(digest)
 
 
@@ -302,5 +367,10 @@ def _number(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
+def _text(name: object) -> str:
+    """A writer's name, whatever was put in its place, as text that can be written anywhere."""
+    return str(name).encode(errors="backslashreplace").decode()
+
+
 def _hex(digest: object) -> str:
-    return digest.hex() if isinstance(digest, bytes) else str(digest)
+    return digest.hex() if isinstance(digest, bytes) else ascii(digest)

@@ -32,7 +32,9 @@ def copy_to_postgres(source: Path, target: str, progress: Callable[[int, int], N
     the database may be set up and empty.
     """
     sqlite_file.check(source)
-    with postgres_database.setting_up(target), _held(source) as reading:
+    # A daemon that served the file by mistake would be a second CA of the same names.
+    kept = source.with_name(source.name + ".copied")
+    with postgres_database.setting_up(target), _moved(source, kept) as reading:
         postgres_database.create(target)
         try:
             with contextlib.closing(connect(conninfo_of(target, "copy"))) as writing:
@@ -50,14 +52,15 @@ def copy_to_postgres(source: Path, target: str, progress: Callable[[int, int], N
             raise Unavailable(f"the copy to {without_password(target)} failed: {sentence(exc)}") from exc
         except sqlite3.Error as exc:
             raise Unavailable(f"can't read the database {source}: {exc}") from exc
-    # A daemon that served it by mistake would be a second CA of the same names.
-    source.rename(source.with_name(source.name + ".copied"))
     return counts
 
 
 @contextlib.contextmanager
-def _held(source: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that reads, while nobody writes; at the end the file is whole, without its write-ahead log."""
+def _moved(source: Path, kept: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that reads, while nobody writes; when the block ends well, the file is whole and named `kept`.
+
+    The lock is held until then: a command that waited for it finds the file gone, and writes nothing.
+    """
     lock = os.open(source.with_name(source.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     connection = connect_sqlite(source)
     try:
@@ -66,6 +69,10 @@ def _held(source: Path) -> Iterator[sqlite3.Connection]:
         yield connection
         connection.execute("ROLLBACK")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.close()
+        source.rename(kept)
+        for left in ("-wal", "-shm"):
+            source.with_name(source.name + left).unlink(missing_ok=True)
     finally:
         connection.close()
         os.close(lock)

@@ -20,9 +20,12 @@ _REMEDY = "back the database up, and run 'enrolld upgrade' on one node"
 
 
 def exists(url: str) -> bool:
-    """Whether the database was set up as a store. Raises `OperatorError`, `Unavailable`."""
+    """Whether there is an installation: a schema, and a realm in it. Raises `OperatorError`, `Unavailable`."""
     with _connected(url) as connection:
-        return _revision(connection) is not None
+        if _revision(connection) is None:
+            return False
+        row = connection.execute("SELECT EXISTS (SELECT 1 FROM realm)").fetchone()
+        return bool(row and row[0])
 
 
 def check(url: str) -> str | None:

@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import conninfo
@@ -30,6 +29,7 @@ __all__ = [
 
 PREFIXES = ("postgresql://", "postgres://")
 _OLDEST = 14
+_ENCODED = "In a password, write @ as %40, / as %2f, : as %3a, # as %23, ? as %3f and % as %25."
 _DEFAULTS: dict[str, str | int] = {
     "connect_timeout": 5,
     # A server that vanished is noticed in half a minute, not in the two hours that the kernel would take.
@@ -96,9 +96,15 @@ def conninfo_of(url: str, process: str) -> str:
     except psycopg.ProgrammingError as exc:
         raise OperatorError(
             "store_url",
-            f"the store's URL is not one of PostgreSQL: {sentence(exc)}",
-            "use postgresql://USER@HOST:PORT/DATABASE; libpq's options may follow a question mark",
+            # libpq quotes what it could not read, which may be a part of the password.
+            "the store's URL is not one of PostgreSQL: " + re.sub(r'"[^"]*"', '"..."', sentence(exc)),
+            f"use postgresql://USER@HOST:PORT/DATABASE; libpq's options may follow a question mark. {_ENCODED}",
         ) from exc
+    for part in ("host", "port", "dbname", "user"):
+        if "@" in str(given.get(part, "")):
+            raise OperatorError("store_url", f"the store's URL has an @ in its {part}", _ENCODED)
+    if re.fullmatch(r"[0-9,]*", str(given.get("port", ""))) is None:
+        raise OperatorError("store_url", "the store's URL has a port that is no number", _ENCODED)
     settings: dict[str, Any] = {**_DEFAULTS, "application_name": f"enrolld {process}", **given}
     settings["client_encoding"] = "UTF8"  # whatever a role or the environment says: it is what text is read as
     return conninfo.make_conninfo(**settings)
@@ -177,9 +183,6 @@ def unreachable(exc: BaseException) -> Unavailable:
 
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
-    parts = urlsplit(url)
-    if parts.password is not None:
-        user, host = parts.netloc.rpartition("@")[::2]
-        parts = parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}")
-    query = re.sub(r"(?i)\b((?:ssl)?password)=[^&]*", r"\1=***", parts.query)
-    return urlunsplit(parts._replace(query=query))
+    # Up to the last @, whatever stands before it: rather too much than a part of a password that was not encoded.
+    masked = re.sub(r"(://[^:@/]*:).*@", r"\1***@", url, flags=re.DOTALL)
+    return re.sub(r"(?i)\b((?:ssl)?password)=[^&]*", r"\1=***", masked)

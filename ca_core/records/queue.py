@@ -7,6 +7,7 @@ answered after its commit: fifty requests share one wait for the disk.
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ca_core.records.unit import Unit
 __all__ = ["BATCH", "Job", "UnitQueue", "UnitWriter", "first_come"]
 
 _LOG = logging.getLogger(__name__)
+_CLOSING_SECONDS = 30.0
 BATCH = 64
 """The most units in one transaction."""
 
@@ -82,12 +84,15 @@ class UnitQueue:
         self._put(Job(unit, None))
 
     def close(self) -> None:
-        """Write what is queued, and end the threads."""
+        """Write what is queued, and end the threads; one that its database keeps waiting is left behind."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
+        until = time.monotonic() + _CLOSING_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                _LOG.error("what was to be written last may not be: the store does not answer")
 
     def _put(self, job: Job) -> None:
         with self._wake:

@@ -76,6 +76,7 @@ class SqliteWriter:
         self._wal_tried = 0.0
         self._turn_asked = 0.0
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         self._lock = -1
 
     def write(self, batch: list[Job]) -> None:
@@ -83,6 +84,7 @@ class SqliteWriter:
         try:
             if self._connection is None:
                 self._connection = connect(self._path)
+                self._file = _file_of(self._path)
             if self._lock < 0:
                 self._lock = os.open(self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
             self._write(self._connection, self._lock, batch)
@@ -107,6 +109,9 @@ class SqliteWriter:
         self._at("lock")
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
+            if _file_of(self._path) != self._file:
+                # What is written into a file without a name, nobody ever reads.
+                raise sqlite3.OperationalError("the store was moved or replaced")
             try:
                 self._transaction(connection, batch)
             except (sqlite3.IntegrityError, _UnexpectedRows) as exc:
@@ -214,6 +219,15 @@ class SqliteWriter:
     def _at(self, step: str) -> None:
         if self._hook:
             self._hook(step)
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def close_quietly(connection: sqlite3.Connection) -> None:

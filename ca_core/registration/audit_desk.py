@@ -48,7 +48,8 @@ class AuditDesk:
         `advance` is told how many events were read. Raises `Unavailable`.
         """
         verifier = Verifier(kept)
-        last, told = 0, 0
+        told = 0
+        last: int | None = None
         async for head in self._trail.heads():
             verifier.head(head)
             last = head.number

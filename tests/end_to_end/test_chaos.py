@@ -40,6 +40,7 @@ LONGEST_MOMENT = 0.2
 DAY = 86_400
 ASKED_AGAIN = 60
 RECOVERED_SECONDS = 90.0
+STARTS = 10
 
 
 class Chaos:
@@ -52,6 +53,7 @@ class Chaos:
         self._chance = random.Random(seed)
         self.done: Counter[str] = Counter()
         self.kills = 0
+        self.started_again = 0
         self.slowest_recovery = 0.0
         self.acts: dict[str, Callable[[], None]] = {
             "a worker is killed": self._kill_worker,
@@ -86,6 +88,18 @@ class Chaos:
     def _some_node(self) -> Node:
         return self._chance.choice(list(self._nodes))
 
+    def _start(self, node: Node) -> None:
+        """Start a node as its systemd unit does: once more after a second, when workers left behind have its port."""
+        for _ in range(STARTS - 1):
+            try:
+                return node.start()
+            except AssertionError as exc:
+                if "another program listens" not in str(exc):
+                    raise
+                self.started_again += 1
+                time.sleep(1)
+        return node.start()
+
     def _kill_worker(self) -> None:
         node = self._some_node()
         workers = eventually(lambda: sorted(node.workers()) or None, what="there is a worker", seconds=60)
@@ -96,14 +110,14 @@ class Chaos:
         node = self._some_node()
         left = node.kill_supervisor()
         self.kills += 1
-        node.start()
-        node.wait_until_gone(left)
+        self._start(node)
+        node.wait_until_gone(left, seconds=60)
 
     def _kill_node(self) -> None:
         node = self._some_node()
         node.kill_everything()
         self.kills += 1
-        node.start()
+        self._start(node)
 
     def _kill_both(self) -> None:
         for node in self._nodes:
@@ -187,7 +201,7 @@ class Chaos:
         self.kills += 1
         time.sleep(self._chance.uniform(0, 1))
         self._postgres.start()
-        node.start()
+        self._start(node)
 
 
 DATABASE = "chaos"

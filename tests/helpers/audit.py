@@ -8,19 +8,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from ca_core.records.audit import CHAINED, AuditEvent, Chain, hash_of, origin_of
+from ca_core.records.audit import CHAINED, ORIGIN, AuditEvent, Chain, hash_of, origin_of
 from ca_core.records.audit_heads import FIRST, digest_of
 from ca_core.records.query import Params, Query, Values, insert_into
 from ca_core.records.schema import lease
 from ca_core.records.store import Store
+from ca_core.records.times import from_ms, to_ms
 from ca_core.records.unit import Guard, Unit
 from ca_core.rows import Verdict
-from tests.helpers.core import Installation
+from tests.helpers.core import START, Installation
 
 _ANY = Query(insert_into(lease).returning(lease.c.name))
 
 
-def act(action: str = "test.done", *, at: int = 1000, **of: Any) -> Unit:
+def act(action: str = "test.done", *, at: int = to_ms(START), **of: Any) -> Unit:
     """A unit that writes one event."""
     row: Values = {"name": f"act-{secrets.token_hex(8)}", "holder": "x", "until_at": 0}
     return Unit(Guard(_ANY, row), at, events=(AuditEvent(action, "operator:test", **of),))
@@ -35,7 +36,8 @@ async def write(store: Store, count: int, **of: Any) -> None:
 class Trail:
     """Two writers of an installation, in the order of their names: the first with 8 events, the second with 3.
 
-    Head 1 covers 5 of the first and all of the second, head 2 covers 7 of the first.
+    Event N happened N seconds after 1970 began. Head 1, of second 6, covers 5 of the first and all of the second; head 2, of
+    second 8, covers 7 of the first.
     """
 
     installation: Installation
@@ -56,11 +58,16 @@ class Trail:
         [(found,)] = self.sql("SELECT hash FROM audit WHERE writer = ? AND sequence = ?", self.first, sequence)
         return bytes(found)
 
+    def origin(self, name: str) -> bytes:
+        """What stands before a writer's first event, by its row."""
+        [row] = self.sql(f"SELECT {', '.join(ORIGIN)} FROM writer WHERE name = ?", name)  # noqa: S608  # names of columns
+        return origin_of(dict(zip(ORIGIN, row, strict=True)))
+
     def hash_anew(self) -> None:
-        """Give the first writer a chain that fits what now stands in its events."""
+        """Give the first writer a chain that fits what now stands in its row and its events."""
         columns = ", ".join(CHAINED)
         events = self.sql(f"SELECT {columns} FROM audit WHERE writer = ? ORDER BY sequence", self.first)  # noqa: S608  # names of columns
-        digest = origin_of(self.first)
+        digest = self.origin(self.first)
         for event in events:
             row = dict(zip(CHAINED, event, strict=True))
             digest = hash_of(digest, row)
@@ -108,9 +115,9 @@ def made_trail(installation: Installation) -> Trail:
         installation.sql(*_insert("writer", chain.writer_row(1000)))
     _append(installation, one, 5, realm="default", device="d-1")
     _append(installation, two, 3, realm="other", device="d-2")
-    digests = _head(installation)
+    digests = head(installation, 6000)
     _append(installation, one, 2, realm="default", device="d-1")
-    digests += _head(installation)
+    digests += head(installation, 8000)
     _append(installation, one, 1, realm="default", device="d-1")
     return Trail(installation, one.name, two.name, digests)
 
@@ -120,6 +127,19 @@ def _append(installation: Installation, chain: Chain, count: int, **of: str) -> 
         number = chain.place[0] + 1
         event = AuditEvent(f"test.{number}", "operator:test", details={"number": number, "sent": "\x1b\u202e"}, **of)
         installation.sql(*_insert("audit", chain.link(event, 1000 * number)))
+    _end(installation, chain)
+
+
+def one_event(installation: Installation, at: int) -> str:
+    """Have a new writer write one event, of this time. Returns its name."""
+    chain = Chain("test", "1")
+    installation.sql(*_insert("writer", chain.writer_row(at)))
+    installation.sql(*_insert("audit", chain.link(AuditEvent("test.added", "operator:test"), at)))
+    _end(installation, chain)
+    return chain.name
+
+
+def _end(installation: Installation, chain: Chain) -> None:
     end = chain.head_row()
     installation.sql(
         "UPDATE writer SET sequence = ?, hash = ? WHERE name = ?", end["sequence"], end["hash"], chain.name
@@ -131,7 +151,9 @@ def _insert(table: str, row: Params) -> tuple[Any, ...]:
     return (statement, *row.values())
 
 
-def _head(installation: Installation) -> tuple[str, ...]:
+def head(installation: Installation, at: int) -> tuple[str, ...]:
+    """Have the common heads made at this time that cover what none covers. Returns their digests."""
+
     async def make() -> tuple[str, ...]:
         core = installation.open()
         try:
@@ -139,7 +161,12 @@ def _head(installation: Installation) -> tuple[str, ...]:
         finally:
             core.close()
 
-    return asyncio.run(make())
+    now = installation.clock.now
+    installation.clock.now = from_ms(at)
+    try:
+        return asyncio.run(make())
+    finally:
+        installation.clock.now = now
 
 
 def independently_hashed(event: dict[str, Any], previous: str) -> str:

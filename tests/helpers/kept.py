@@ -12,11 +12,14 @@ import sqlite3
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import psycopg
 from cryptography.hazmat.primitives import serialization
 
 from ca_core.core import Core
+from ca_core.records import audit
 from ca_core.records.migrating import HEAD
 from tests.helpers.core import (
     ME,
@@ -93,7 +96,13 @@ def _keep() -> None:
     FIXTURES.mkdir(exist_ok=True)
     if (FIXTURES / f"{HEAD}.json").exists():
         raise SystemExit(f"revision {HEAD} is kept already")
-    with tempfile.TemporaryDirectory() as name, running_postgres() as postgres:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        running_postgres() as postgres,
+        # Of the machine where it is made, nothing: the first events' hashes cover this.
+        mock.patch.object(audit, "socket", SimpleNamespace(gethostname=lambda: "pki.example.com")),
+        mock.patch.object(audit, "os", SimpleNamespace(getpid=lambda: 1)),
+    ):
         made = make_installation(Path(name) / "made", postgres)
 
         async def live() -> dict[str, str]:
@@ -104,7 +113,6 @@ def _keep() -> None:
                 core.close()
 
         held = asyncio.run(live())
-        made.sql("UPDATE writer SET host = 'pki.example.com', pid = 1")  # of the machine where it was made, nothing
         dumped = subprocess.run(
             ["pg_dump", "--inserts", "--no-owner", "--no-privileges", made.store_url],
             stdout=subprocess.PIPE,

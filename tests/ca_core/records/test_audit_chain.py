@@ -17,7 +17,7 @@ import pytest
 from ca_core.core import Core
 from ca_core.errors import ConstraintFailed, Unavailable
 from ca_core.records import audit_heads, audit_trail, sqlite_writer
-from ca_core.records.audit import CHAINED, AuditEvent, Chain, hash_of
+from ca_core.records.audit import CHAINED, AuditEvent, Chain, hash_of, origin_of
 from ca_core.records.audit_heads import FIRST, digest_of
 from ca_core.records.audit_trail import Filter
 from ca_core.records.migrating import EARLIER
@@ -43,8 +43,12 @@ async def _assert_whole(core: Core, events: int) -> Verdict:
 
 def test_a_chain_numbers_its_events_and_each_hash_covers_the_one_before() -> None:
     chain = Chain("test", "1")
-    assert chain.place == (0, hashlib.sha256(b"enrolld audit writer " + chain.name.encode()).digest())
-    before = chain.place[1]
+    assert chain.place == (0, b"")
+    written = chain.writer_row(5)
+    origin = {name: written[name] for name in ("name", "process", "host", "pid", "version", "started_at")}
+    assert set(written) - set(origin) == {"sequence", "hash", "headed"}, "which change"
+    text = json.dumps(origin, sort_keys=True, separators=(",", ":"))
+    before = hashlib.sha256(b"enrolld audit writer " + text.encode("ascii")).digest()
     for sequence in (1, 2, 3):
         row = dict(chain.link(AuditEvent("a", "b", details={"z": 1, "a": "\u202e"}), 7))
         digest = row.pop("hash")
@@ -59,6 +63,7 @@ def test_a_chain_numbers_its_events_and_each_hash_covers_the_one_before() -> Non
 
 def test_a_chain_that_goes_back_links_the_next_event_where_it_stood() -> None:
     chain = Chain("test", "1")
+    chain.writer_row(7)
     chain.link(AuditEvent("a", "b"), 7)
     place = chain.place
     lost = chain.link(AuditEvent("lost", "b"), 7)
@@ -68,10 +73,23 @@ def test_a_chain_that_goes_back_links_the_next_event_where_it_stood() -> None:
     assert again["hash"] == hash_of(place[1], {name: again[name] for name in CHAINED})
 
 
+def test_a_chain_that_goes_back_to_its_beginning_follows_from_the_row_that_is_made_anew() -> None:
+    chain = Chain("test", "1")
+    place = chain.place
+    chain.writer_row(5)
+    lost = chain.link(AuditEvent("a", "b"), 7)
+    chain.back_to(place)
+    row = chain.writer_row(6)
+    again = chain.link(AuditEvent("a", "b"), 7)
+    assert again["sequence"] == 1
+    assert again["hash"] == hash_of(origin_of(row), {name: again[name] for name in CHAINED})
+    assert again["hash"] != lost["hash"]
+
+
 def test_two_chains_have_nothing_in_common() -> None:
     one, two = Chain("test", "1"), Chain("test", "1")
     assert one.name != two.name
-    assert one.place[1] != two.place[1]
+    assert origin_of(one.writer_row(1)) != origin_of(two.writer_row(1))
     assert len(one.name) == 16
 
 
@@ -83,7 +101,7 @@ async def test_a_batch_that_is_rolled_back_leaves_no_gap(core: Core) -> None:
     spoiled = act("spoiled")
     units = [act("good") for _ in range(20)]
     await core.store.commit(spoiled)
-    units.insert(7, Unit(spoiled.guard, 1000, events=spoiled.events))  # whose guard writes a row that is there
+    units.insert(7, Unit(spoiled.guard, spoiled.at, events=spoiled.events))  # whose guard writes a row that is there
     results = await asyncio.gather(*(core.store.commit(unit) for unit in units), return_exceptions=True)
     assert [type(result) is ConstraintFailed for result in results] == [False] * 7 + [True] + [False] * 13
     await _assert_whole(core, had + 21)
@@ -96,7 +114,7 @@ async def test_a_writer_whose_first_batch_was_rolled_back_stands_in_no_list(core
     other = core.open(core.config)
     try:
         with pytest.raises(ConstraintFailed):
-            await other.store.commit(Unit(unit.guard, 1000, events=unit.events))
+            await other.store.commit(Unit(unit.guard, unit.at - 1, events=unit.events))
         assert (await core.audit.verify()).writers == had.writers + 1
         await write(other.store, 3)
     finally:
@@ -261,7 +279,7 @@ async def test_two_that_make_the_same_head_make_it_once(core: Core, second: Core
 
 
 async def test_many_writers_get_as_many_heads_as_they_need(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_heads, "_MOST_WRITERS", 2)
+    monkeypatch.setattr(audit_heads, "MOST_WRITERS", 2)
     stores = [core.open(core.config) for _ in range(5)]
     for each in stores:
         await write(each.store, 1)
@@ -344,7 +362,8 @@ async def test_pages_go_on_by_key_also_on_ten_million_rows(template: Installatio
         (first, "SCAN audit USING INDEX ix_audit_at"),
         (further, "SEARCH audit USING INDEX ix_audit_at (at>?)"),
         (since, "SEARCH audit USING INDEX ix_audit_at (at>?)"),
-        (audit_trail._EVENTS, "SEARCH audit USING INDEX sqlite_autoindex_audit_1 ((writer,sequence)>(?,?))"),
+        (audit_trail._EVENTS[0], "SCAN audit USING INDEX sqlite_autoindex_audit_1"),
+        (audit_trail._EVENTS[1], "SEARCH audit USING INDEX sqlite_autoindex_audit_1 ((writer,sequence)>(?,?))"),
         (audit_heads._NEWS, "SCAN writer USING INDEX ix_writer_news"),
     ):
         text, constants = query.text(sqlite_writer.DIALECT)
@@ -444,6 +463,7 @@ def test_a_hundred_thousand_events_are_verified_in_little_memory(tmp_path: Path)
 def _fill(database: Path) -> None:
     """Ten writers that wrote by turns, and a head after each hundred events."""
     chains = [Chain("test", "1") for _ in range(10)]
+    writers = [chain.writer_row(1) for chain in chains]
     heads: list[tuple[Any, ...]] = []
 
     def events() -> Iterator[list[Any]]:
@@ -459,9 +479,9 @@ def _fill(database: Path) -> None:
 
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         connection.executemany(_insert("audit", [*CHAINED, "hash"]), events())
-        for chain in chains:
+        for chain, writer in zip(chains, writers, strict=True):
             end = chain.place
-            row = {**chain.writer_row(1), "sequence": end[0], "hash": end[1], "headed": end[0]}
+            row = {**writer, "sequence": end[0], "hash": end[1], "headed": end[0]}
             connection.execute(_insert("writer", list(row)), list(row.values()))
         connection.executemany(_insert("audit_head", ["number", "at", "document", "previous", "digest"]), heads)
 

@@ -318,7 +318,7 @@ def test_many_faults_are_counted_and_the_first_are_told(trail: Trail) -> None:
         trail.sql(
             "INSERT INTO writer (name, process, host, pid, version, started_at, sequence)"
             " VALUES (?, 'x', 'x', 1, 'x', 1, 1)",
-            f"forged-{number}",
+            f"{number:016x}",
         )
     verdict = trail.verify()
     assert (len(verdict.findings), verdict.findings_total) == (100, 150)

@@ -1,6 +1,8 @@
 """Moving an installation to PostgreSQL: everything that was there is there, and it goes on."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from ca_core.model import Call, Evidence
 from ca_core.records.copying import copy_to_postgres
 from ca_core.records.opening import HEAD, create_store
 from ca_core.records.schema import metadata
+from ca_core.rows import DeviceRow
 from tests.helpers.core import ME, Installation, ask, code_of, csr_of, enrolled, new_key
 from tests.helpers.postgres import Postgres
 
@@ -184,3 +187,23 @@ async def test_what_stands_in_the_write_ahead_log_alone_is_copied_as_well(
     assert (source.directory / "enrolld.db-wal").stat().st_size
     assert moved().sql("SELECT name FROM device") == [("d-1",)]
     core.close()
+
+
+async def test_an_act_that_waits_while_the_store_is_moved_is_refused_and_never_lost(
+    source: Installation, database: str
+) -> None:
+    """Whoever was told that a certificate is revoked must find it revoked."""
+    core = source.open()
+    await core.devices.add("default", "d-1", actor=ME)  # its connection is open
+    waiting: list[Future[DeviceRow]] = []
+    loop = asyncio.get_running_loop()
+
+    def suspend(_done: int, _total: int) -> None:
+        if not waiting:
+            waiting.append(asyncio.run_coroutine_threadsafe(core.devices.suspend("default", "d-1", actor=ME), loop))
+
+    await asyncio.to_thread(copy_to_postgres, source.directory / "enrolld.db", database, suspend)
+    with pytest.raises(Unavailable, match="moved or replaced"):
+        await asyncio.wrap_future(waiting[0])
+    core.close()
+    assert not list(source.directory.glob("enrolld.db-*"))

@@ -28,9 +28,11 @@ _COLUMNS = (
     "details",
 )
 _AUDIT = sa.table("audit", *(sa.column(name) for name in _COLUMNS), sa.column("hash", sa.LargeBinary))
+_ORIGIN = ("name", "process", "host", "pid", "version", "started_at")
 _WRITER = sa.table(
     "writer",
     sa.column("name", sa.String),
+    *(sa.column(name) for name in _ORIGIN[1:]),
     sa.column("sequence", sa.BigInteger),
     sa.column("hash", sa.LargeBinary),
 )
@@ -80,14 +82,14 @@ def _chain(connection: sa.Connection) -> None:
     for page in _pages(connection):
         links: list[dict[str, Any]] = []
         closed: list[dict[str, Any]] = []
+        origins = _origins(connection, page[0]["writer"], page[-1]["writer"])
         for row in page:
             if row["writer"] != name:
                 if name is not None:
                     closed.append({"of_writer": name, "last": last, "digest": digest})
                 name = str(row["writer"])
-                digest = hashlib.sha256(b"enrolld audit writer " + name.encode()).digest()
-            canonical = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-            digest = hashlib.sha256(digest + canonical.encode("ascii")).digest()
+                digest = origins.get(name, b"")
+            digest = _hash(digest, row)
             last = int(row["sequence"])
             links.append({"of_writer": name, "of_sequence": last, "digest": digest})
         connection.execute(link, links)
@@ -95,6 +97,17 @@ def _chain(connection: sa.Connection) -> None:
             connection.execute(close, closed)
     if name is not None:
         connection.execute(close, [{"of_writer": name, "last": last, "digest": digest}])
+
+
+def _origins(connection: sa.Connection, first: str, last: str) -> dict[str, bytes]:
+    """What stands before the first events of the writers from `first` to `last`."""
+    rows = sa.select(*(_WRITER.c[name] for name in _ORIGIN)).where(_WRITER.c.name.between(first, last))
+    return {row.name: _hash(b"enrolld audit writer ", dict(row._mapping)) for row in connection.execute(rows)}
+
+
+def _hash(previous: bytes, row: dict[str, Any]) -> bytes:
+    canonical = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(previous + canonical.encode("ascii")).digest()
 
 
 def _pages(connection: sa.Connection) -> Iterator[list[dict[str, Any]]]:
