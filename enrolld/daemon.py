@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,7 @@ __all__ = ["Made", "Started", "make", "serve"]
 
 _LOG = logging.getLogger(__name__)
 
+_STORE_SECONDS = 60.0
 _KINDS = ("https", "http", "admin", "proxy-https", "proxy-http")
 
 
@@ -107,6 +109,7 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
                 bound += [(kind, one) for one in sockets.bind(kind, getattr(node, kind.replace("-", "_")))]
         public_url = node.public_url(next((one.getsockname()[1] for kind, one in bound if kind == "http"), None))
         names = _server_names(node, bound)
+        _wait_for_store(node)
         with opening.setting_up(node.store_url):  # of two nodes that start on an empty database, one makes the CA
             new = not opening.exists(node.store_url)
             if not new and not opening.is_shared(node.store_url):
@@ -203,6 +206,24 @@ def _make_directory(node: Node) -> None:
         raise OperatorError(
             "directory_unwritable", f"{node.dir} can't be made: {exc.strerror}.", "Choose another --dir."
         ) from exc
+
+
+def _wait_for_store(node: Node) -> None:
+    """Give a database server that is not there yet some time: after a power cut, machines come back in any order."""
+    until = time.monotonic() + _STORE_SECONDS
+    has_told = False
+    while True:
+        try:
+            opening.exists(node.store_url)
+        except OperatorError as exc:
+            if exc.code != "store_unreachable" or time.monotonic() >= until:
+                raise
+            if not has_told:
+                _LOG.warning("waiting for the database, for up to %d s: %s", _STORE_SECONDS, exc.message)
+                has_told = True
+            time.sleep(1.0)
+        else:
+            return
 
 
 def _upgrade(node: Node) -> None:

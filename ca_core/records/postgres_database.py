@@ -114,10 +114,15 @@ def _connected(url: str) -> Iterator[psycopg.Connection[Any]]:
         with contextlib.closing(connect(conninfo_of(url, "setup"))) as connection:
             yield connection
     except psycopg.Error as exc:
+        said = sentence(exc)
+        # A server that answers "FATAL" has refused; one that is starting will not for long.
+        is_refusal = "FATAL" in said and "the database system is" not in said
         raise OperatorError(
-            "store_unreachable",
-            f"the database {without_password(url)} can't be used: {sentence(exc)}",
-            "see that the server runs, and that this user may connect and owns the database",
+            "store_refused" if is_refusal else "store_unreachable",
+            f"the database {without_password(url)} can't be used: {said}",
+            "see that the database is there, that this user may connect to it and owns it"
+            if is_refusal
+            else "see that the server runs, and that it can be reached from here",
         ) from exc
 
 

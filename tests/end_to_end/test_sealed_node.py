@@ -1,8 +1,10 @@
 """A node of several without its unlock key: it says so wherever it is asked, and takes the key when it is brought."""
 
+import contextlib
 import json
 import os
 import signal
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.daemon import Daemon, Json, eventually, run_enrolld, running_daemon
+from tests.helpers.postgres import Postgres
 
 pytestmark = pytest.mark.foreign
 
@@ -68,3 +71,29 @@ def test_a_node_says_that_its_key_is_missing_or_wrong_and_takes_the_right_one_at
         eventually(lambda: True if _ready(daemon)["status"] == "ready" else None, what="it is ready", seconds=30)
         assert daemon.ask("status")["ready"] is True
         assert _check(daemon) == {"status": 0, "ok": True, "findings": []}
+
+
+def test_a_node_waits_for_a_database_that_comes_later(tmp_path: Path) -> None:
+    """After a power cut machines come back in any order, and nobody starts a daemon by hand."""
+    with contextlib.closing(Postgres(fsync=False)) as postgres:
+        postgres.start()
+        url = postgres.create("later")
+        postgres.stop()
+        starting = threading.Timer(4.0, postgres.start)
+        starting.start()
+        try:
+            with running_daemon(tmp_path, settings=f'names = ["localhost"]\n[store]\nurl = "{url}"\n') as daemon:
+                assert daemon.ask("device", "add", "d-1")["device"] == "d-1"
+                assert "waiting for the database" in daemon.output.read_text()
+                assert postgres.password not in daemon.output.read_text()
+        finally:
+            starting.join()
+
+
+def test_a_node_does_not_wait_for_a_database_that_refuses_it(tmp_path: Path, database: str) -> None:
+    (tmp_path / "d").mkdir(mode=0o700)
+    url = database.rpartition("/")[0] + "/not_there"
+    (tmp_path / "d" / "enrolld.toml").write_text(f'[store]\nurl = "{url}"\n')
+    done = run_enrolld(tmp_path / "d", "serve", "--https", "off", "--http", "127.0.0.1:0", "--admin", "off", "--json")
+    assert json.loads(done.stdout)["error"] == "store_refused"
+    assert done.returncode == 1
