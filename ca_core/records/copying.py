@@ -35,12 +35,13 @@ def copy_to_postgres(source: Path, target: str, progress: Callable[[int, int], N
     # A daemon that served the file by mistake would be a second CA of the same names.
     kept = source.with_name(source.name + ".copied")
     with postgres_database.setting_up(target), _moved(source, kept) as reading:
-        postgres_database.create(target)
+        postgres_database.create(target, for_copy=True)
         try:
             with contextlib.closing(connect(conninfo_of(target, "copy"))) as writing:
                 writing.execute("SET statement_timeout = 0")
                 writing.execute("BEGIN")
                 counts = _copy_all(reading, writing, target, progress)
+                writing.execute(postgres_database.UNMARK)
                 writing.execute("COMMIT")
         except (errors.DataError, errors.IntegrityError) as exc:
             raise OperatorError(
@@ -88,7 +89,8 @@ def _copy_all(
         raise OperatorError(
             "store_not_empty",
             f"the database {without_password(target)} holds an installation already",
-            "copy into an empty database",
+            "copy into an empty database; if it holds this one, of a copy that was cut off at its very end, see that it has "
+            "everything ('enrolld audit verify') and rename the file yourself",
         )
     tables = [table for table in metadata.sorted_tables if table.name not in _LEFT_OUT]
     wanted = {table.name: _count(reading, table) for table in tables}

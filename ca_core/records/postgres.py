@@ -25,7 +25,7 @@ __all__ = ["PostgresStore"]
 _WRITERS = 2  # one batch is made while another waits for the disk
 _READ_SECONDS = 10.0
 _CRL_SECONDS = 120.0
-_COMMIT_SECONDS = 60.0
+_COMMIT_SECONDS = 30.0
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 

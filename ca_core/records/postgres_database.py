@@ -16,6 +16,10 @@ __all__ = ["check", "create", "exists", "setting_up", "upgrade"]
 
 _SET_UP = lock_number("set up")
 _SET_UP_SECONDS = 120
+_MARK = "INSERT INTO lease (name, holder, until_at) VALUES ('store copy', '', 0) ON CONFLICT DO NOTHING"
+_MARKED = "SELECT 1 FROM lease WHERE name = 'store copy'"
+UNMARK = "DELETE FROM lease WHERE name = 'store copy'"
+"""The end of a copy, in its own transaction."""
 _REMEDY = "back the database up, and run 'enrolld upgrade' on one node"
 
 
@@ -63,17 +67,29 @@ def setting_up(url: str) -> Iterator[None]:
         yield
 
 
-def create(url: str) -> None:
-    """Set up an empty database. Raises `OperatorError`, `Unavailable`; one of an earlier revision is refused."""
+def create(url: str, *, for_copy: bool = False) -> None:
+    """Set up an empty database. Raises `OperatorError`, `Unavailable`; one of an earlier revision is refused.
+
+    With `for_copy` it is marked: until a copy is whole in it, nobody else makes a CA there.
+    """
     with _connected(url) as connection:
         check_server(connection)
         found = _revision(connection)
         if found is None:
             _refuse_strangers(connection, url)
+        elif not for_copy and connection.execute(_MARKED).fetchone():
+            raise OperatorError(
+                "store_copy_unfinished",
+                f"a copy into the database {without_password(url)} was cut off",
+                "run 'enrolld store copy' again where the SQLite file is; to begin without it, make the database anew",
+            )
     if found is not None:
         refuse_revision(found, _REMEDY)
-        return
-    _migrate(url)
+    else:
+        _migrate(url)
+    if for_copy:
+        with _connected(url) as connection:
+            connection.execute(_MARK)
 
 
 def upgrade(url: str) -> str:

@@ -42,12 +42,12 @@ _DEFAULTS: dict[str, str | int] = {
 }
 SETTINGS = {
     # The server drops a transaction whose client vanished, and with it the locks that others wait for.
-    "idle_in_transaction_session_timeout": "15s",
+    "idle_in_transaction_session_timeout": "5s",
     "client_connection_check_interval": "2s",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
-    "lock_timeout": "15s",
+    "lock_timeout": "10s",
     "statement_timeout": "120s",
     "DateStyle": "ISO",
 }

@@ -29,6 +29,10 @@ from ca_core.records.store import CLOCK_LEEWAY, Hook
 __all__ = ["Watch", "Writer", "disjoint"]
 
 _LOG = logging.getLogger(__name__)
+_FROZEN = 8.0
+"""Seconds that a transaction of another process may wait for that process, while somebody needs what it holds."""
+_SLOW = 8.0
+"""Seconds of one batch after which nothing more is signed: it could not be committed either."""
 _PATIENCE = 20.0
 """Seconds for which a batch that lost its database tries to find it again."""
 _CONFLICTS = 8
@@ -41,6 +45,13 @@ _SHARE_GATE = f"SELECT pg_advisory_xact_lock_shared({_GATE})"
 _OWN_GATE = f"SELECT pg_advisory_xact_lock({_GATE})"
 _LOCK = "SELECT count(pg_advisory_xact_lock(number)) FROM unnest($1::bigint[]) AS number"
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
+_END_FROZEN = (
+    "SELECT application_name, coalesce(client_addr::text, 'local'), pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"
+    " AND application_name LIKE 'enrolld %' AND application_name NOT IN ('enrolld copy', 'enrolld setup')"
+    " AND wait_event = 'ClientRead' AND xact_start IS NOT NULL"
+    " AND state_change < clock_timestamp() - make_interval(secs => $1)"
+)
 _SHARD = (
     f"SELECT set_config('enrolld.shard', number::text, false) FROM generate_series(1, {_SHARDS}) AS number"  # noqa: S608  # numbers of ours
     f" WHERE pg_try_advisory_lock({_SHARD_CLASS}, number) LIMIT 1"
@@ -58,6 +69,15 @@ class Watch:
         """Seconds to add to this machine's clock to get the database's, as last measured."""
         self._full_until = 0.0
         self._full_why = ""
+        self._writing: dict[int, float] = {}
+
+    def writing(self, writer: int) -> None:
+        """A writer has begun a batch."""
+        self._writing[writer] = time.monotonic()
+
+    def written(self, writer: int) -> None:
+        """It is over with it, one way or the other."""
+        self._writing.pop(writer, None)
 
     def measured(self, theirs: float, before: float, after: float) -> None:
         """The database said `theirs` between two looks at this machine's clock (seconds since 1970)."""
@@ -77,7 +97,13 @@ class Watch:
 
     def shortage(self) -> str | None:
         """Why nothing should be signed; None while there is room, as far as is known."""
-        return self._full_why if time.monotonic() < self._full_until else None
+        now = time.monotonic()
+        if now < self._full_until:
+            return self._full_why
+        since = min(self._writing.values(), default=now)
+        if now - since > _SLOW:
+            return f"the database has not committed for {now - since:.0f} s"
+        return None
 
 
 class _UnexpectedRows(Exception):
@@ -145,6 +171,13 @@ class Writer:
 
     def write(self, batch: list[Job]) -> None:
         """See `UnitWriter`."""
+        self._watch.writing(id(self))
+        try:
+            self._write_all(batch)
+        finally:
+            self._watch.written(id(self))
+
+    def _write_all(self, batch: list[Job]) -> None:
         if not self._write(batch):
             # Something in it surprised the database, which undid all of it: one by one, the others are not held up.
             for job in batch:
@@ -155,6 +188,7 @@ class Writer:
         """Write it in one transaction; False when its units should be tried one by one, or, of one, not again."""
         patience = time.monotonic() + (0.0 if self._is_down else _PATIENCE)
         conflicts = 0
+        has_ended_frozen = False
         while True:
             for job in batch:
                 job.error = None
@@ -175,6 +209,11 @@ class Writer:
                 if conflicts > _CONFLICTS:
                     return self._all_failed(batch, unreachable(exc))
                 time.sleep(random.uniform(0, 0.01 * 2**conflicts))  # noqa: S311  # keeps two from meeting again
+            except errors.LockNotAvailable as exc:
+                if has_ended_frozen:
+                    return self._all_failed(batch, unreachable(exc))
+                has_ended_frozen = True
+                self._end_frozen()
             except (errors.DiskFull, errors.OutOfMemory) as exc:
                 # Of memory, it may be the table of locks that many large batches filled together.
                 if isinstance(exc, errors.OutOfMemory) and len(batch) > 1:
@@ -237,12 +276,10 @@ class Writer:
     def _together(self, connection: _Connection, batch: list[Job]) -> None:
         """Units that touch nothing in common: all guards at once, then all that follows them."""
         self._at("begin")
-        asked = times.unix_now()
         with connection.pipeline():
             self._lock(connection, batch)
-            clock = connection.execute(_NOW, binary=True)
             guards = [self._run(connection, job.unit.guard.query, job.unit.guard.params) for job in batch]
-        self._look_at_clock(clock, asked)
+        self._look_at_clock(connection)
         following: list[Job] = []
         failed: list[Job] = []
         for job, cursor in zip(batch, guards, strict=True):
@@ -260,6 +297,7 @@ class Writer:
             reasons = [self._diagnose(connection, job) for job in failed]
             counted = [one for job in following for one in self._steps(connection, job)]
             self._events(connection, following)
+        self._end_events(connection)
         for job, reason in zip(failed, reasons, strict=True):
             job.error = _condition_failed(reason)
         for cursor, query, expected in counted:
@@ -268,11 +306,9 @@ class Writer:
     def _alone(self, connection: _Connection, batch: list[Job]) -> None:
         """Units that may touch anything, one after another."""
         self._at("begin")
-        asked = times.unix_now()
         with connection.pipeline():
             self._lock(connection, batch)
-            clock = connection.execute(_NOW, binary=True)
-        self._look_at_clock(clock, asked)
+        self._look_at_clock(connection)
         trouble = self._watch.clock_trouble()
         done: list[Job] = []
         for job in batch:
@@ -291,6 +327,7 @@ class Writer:
             done.append(job)
         with connection.pipeline():
             self._events(connection, done)
+        self._end_events(connection)
 
     def _lock(self, connection: _Connection, batch: list[Job]) -> None:
         """Begin the transaction, and take all that its units touch before anything is read."""
@@ -301,8 +338,10 @@ class Writer:
             connection.execute(_SHARE_GATE)
             connection.execute(_LOCK, [_lock_numbers(batch)])
 
-    def _look_at_clock(self, cursor: _Cursor, asked: float) -> None:
-        row = cursor.fetchone()
+    def _look_at_clock(self, connection: _Connection) -> None:
+        # By itself: a pipeline does not arm the server's `idle_in_transaction_session_timeout`, what follows it does.
+        asked = times.unix_now()
+        row = connection.execute(_NOW, binary=True).fetchone()
         if row is not None:
             self._watch.measured(row[0], asked, times.unix_now())
 
@@ -314,15 +353,18 @@ class Writer:
         ]
 
     def _events(self, connection: _Connection, jobs: list[Job]) -> None:
-        any_event = False
         for job in jobs:
             for event in job.unit.events:
                 if not self._chain.place[0]:
                     self._run(connection, INSERT_WRITER, self._chain.writer_row(job.unit.at))
                 self._run(connection, INSERT_EVENT, self._chain.link(event, job.unit.at))
-                any_event = True
-        if any_event:
+
+    def _end_events(self, connection: _Connection) -> None:
+        """Say where the chain ends now; again by itself, see `_look_at_clock`."""
+        if self._chain.place[0]:
             self._run(connection, UPDATE_WRITER, self._chain.head_row())
+        else:
+            connection.execute("SELECT 1")
 
     def _diagnose(self, connection: _Connection, job: Job) -> _Cursor | None:
         diagnose = job.unit.guard.diagnose
@@ -357,6 +399,16 @@ class Writer:
                 _LOG.error("the database lacks audit events that it had: its trail goes on under another writer")
                 self._chain = self._new_chain()
         return self._connection
+
+    def _end_frozen(self) -> None:
+        """End transactions of nodes that stand still, whose locks nobody would ever give back.
+
+        They wait for their node and not the other way round: nothing of them is lost but what was not committed.
+        """
+        with contextlib.suppress(psycopg.Error):
+            ended = self._connected().execute(_END_FROZEN, [_FROZEN]).fetchall()
+            if ended:
+                _LOG.error("%d transactions of processes that stand still were ended: %s", len(ended), ended)
 
     def _drop(self) -> None:
         self._is_stale = False

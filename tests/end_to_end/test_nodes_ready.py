@@ -1,8 +1,13 @@
 """Who is ready: a node without the unlock key, or with a wrong clock, issues nothing, refuses nobody, and says why."""
 
+import asyncio
 import contextlib
+import random
 import secrets
+import threading
+import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,12 +19,14 @@ from tests.end_to_end import scep_wire, two_nodes
 from tests.end_to_end.retrying import Est, Scep, Wanted, ask_once, ask_until_answered
 from tests.end_to_end.two_nodes import Asker
 from tests.helpers.balancer import Balancer
+from tests.helpers.daemon import eventually
 from tests.helpers.nodes import Node, Nodes, running_nodes
-from tests.helpers.postgres import running_postgres
+from tests.helpers.postgres import Postgres, running_postgres
 
 pytestmark = pytest.mark.foreign
 
 DAY = 86_400
+JUMPS = 25
 
 nodes = two_nodes.nodes
 
@@ -108,6 +115,58 @@ def test_a_clock_that_is_set_while_the_node_runs_stops_it_until_it_is_right_agai
         node.clock.set(0)
         is_ready_and_issues(nodes, node)
     assert [good.readiness() for good in nodes] == [(200, [])] * 2
+
+
+def test_a_clock_that_jumps_and_is_right_again_leaves_nothing_from_the_future(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """What was decided while it was wrong is not committed afterwards: such an event would stop every node."""
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    url = postgres.create("jumps")
+    with running_nodes(tmp_path, url, count=1, clocks=True) as nodes:
+        node, stop, failures = nodes[0], threading.Event(), list[BaseException]()
+        assert node.clock is not None
+        answered: Counter[int] = Counter()
+
+        def ask() -> None:
+            try:
+                with node.daemon.core() as core, asyncio.Runner() as runner:
+                    device = Asker(nodes, "jumps")
+                    while not stop.is_set():
+                        device.secret = runner.run(core.devices.secret("default", device.name, actor="test")).secret
+                        answered[device.ask(node.daemon.https_port).status] += 1
+            except BaseException as exc:
+                failures.append(exc)
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(JUMPS):
+                assert from_the_future(postgres, "jumps") == []
+                had = answered[200]
+                eventually(lambda: True if failures or answered[200] > had else None, what="it issues")  # noqa: B023
+                node.clock.set(3600)
+                time.sleep(chance.uniform(0, 0.3))  # the moment is chance
+                node.clock.set(0)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert failures == []
+        node.wait_until_ready()
+        assert from_the_future(postgres, "jumps") == []
+        assert answered[200] > JUMPS
+    postgres.drop("jumps")
+
+
+def from_the_future(postgres: Postgres, database: str) -> list[tuple[object, ...]]:
+    """Events that bear a time more than a minute after the database's."""
+    with contextlib.closing(postgres.connect(database)) as store:
+        late = "SELECT action, at FROM audit WHERE at > 1000 * (extract(epoch FROM now()) + 60)"
+        return list(store.execute(late).fetchall())
 
 
 WRONG_TIMES = {"not yet valid": -2 * DAY, "expired": 400 * DAY}

@@ -12,7 +12,7 @@ import pytest
 from ca_core.records import audit_export
 from enrolld.cli import audit as command
 from tests.enrolld.test_cli_store import Shell
-from tests.helpers.audit import Trail, independently_hashed, made_trail
+from tests.helpers.audit import Trail, head, independently_hashed, made_trail, one_event
 from tests.helpers.core import Installation
 
 Json = dict[str, Any]
@@ -206,12 +206,16 @@ def test_an_export_can_be_verified_by_its_description_alone(exported: Path) -> N
     assert [line["kind"] for line in lines] == ["export", *["head"] * 2, *events, "end"]
     assert lines[0]["filter"] == {}
     assert lines[-1] == {"kind": "end", "events": 11, "writers": 2, "heads": 2}
-    before = ""
+    before, first = "", ""
     for line in lines:
         if line["kind"] == "event":
             assert line["hash"] == independently_hashed(line["event"], line["previous"])
-            assert line["event"]["sequence"] == 1 or line["previous"] == before
+            first, before = (first, before) if line["event"]["sequence"] > 1 else (line["previous"],) * 2
+            assert line["previous"] == before
             before = line["hash"]
+        elif line["kind"] == "writer":
+            row = {name: line[name] for name in ("name", "process", "host", "pid", "version", "started_at")}
+            assert first == independently_hashed(row, b"enrolld audit writer ".hex())
 
 
 def test_an_export_is_its_owners_and_replaces_nothing(shell: Shell, exported: Path) -> None:
@@ -300,6 +304,18 @@ def test_a_head_older_than_a_part_is_no_finding(shell: Shell, trail: Trail, tmp_
     assert "1 of the heads that were kept elsewhere are not in it" in answer["limits"][-1]
 
 
+def test_an_event_of_before_the_heads_of_a_part_is_not_late(shell: Shell, trail: Trail, tmp_path: Path) -> None:
+    installation = trail.installation
+    one_event(installation, 10_000)
+    head(installation, 9_000)  # by a clock that is a little behind
+    one_event(installation, 4_000_000)
+    head(installation, 4_000_000)
+    part = tmp_path / "part.jsonl"
+    shell("audit", "export", "--since", "1970-01-01T00:00:10Z", "-o", str(part))
+    answer = shell.ask("audit", "verify", str(part))
+    assert (answer["ok"], answer["events"], answer["heads"]) == (True, 2, 1)
+
+
 def _line(lines: list[str], kind: str, number: int = 0) -> int:
     return [i for i, line in enumerate(lines) if json.loads(line)["kind"] == kind][number]
 
@@ -323,6 +339,11 @@ def _replace(old: str, new: str) -> Callable[[list[str]], None]:
     return tamper
 
 
+def _another_previous(lines: list[str]) -> None:
+    place = _line(lines, "event")
+    lines[place] = json.dumps({**json.loads(lines[place]), "previous": "00" * 32})
+
+
 def _move(kind: str, number: int, to: int) -> Callable[[list[str]], None]:
     return lambda lines: lines.insert(to, lines.pop(_line(lines, kind, number)))
 
@@ -339,6 +360,13 @@ def _move(kind: str, number: int, to: int) -> Callable[[list[str]], None]:
             lambda lines: lines.__delitem__(slice(8, None)), {"file_cut", "event_missing", "writer_missing"}, id="cut"
         ),
         pytest.param(lambda lines: lines.__delitem__(5), {"file_cut", "event_missing"}, id="a-line-less"),
+        pytest.param(_replace('"host":"', '"host":"x'), {"event_changed"}, id="writer-changed"),
+        pytest.param(_another_previous, {"event_changed"}, id="previous-of-the-first-changed"),
+        pytest.param(
+            _replace('"document":"[[\\"', '"document":"[[\\"\\\\ud800'),
+            {"head_changed", "head_unknown"},
+            id="half-a-character",
+        ),
         pytest.param(_replace('"action":"test.2"', '"action":"test.9"'), {"event_changed"}, id="event-changed"),
         pytest.param(
             _replace('"realm":"other",', ""), {"file_malformed", "event_missing", "file_cut"}, id="field-taken-away"

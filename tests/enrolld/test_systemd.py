@@ -111,7 +111,8 @@ def test_sockets_that_systemd_bound_are_served(tmp_path: Path, free_port: Callab
                 return None
 
         assert b"SCEPStandard" in eventually(answered, what="the socket is served", seconds=90)
-        state = json.loads((directory / "run" / "serve.json").read_text())
+        announced = directory / "run" / "serve.json"  # which follows the first worker's readiness
+        state = json.loads(eventually(lambda: announced.read_text() if announced.exists() else None, what="it says so"))
         assert state["http"] == [f"http://127.0.0.1:{http}"]  # and not port 1, which is what the flag says
         os.kill(state["pid"], signal.SIGTERM)
 

@@ -36,8 +36,8 @@ async def write(store: Store, count: int, **of: Any) -> None:
 class Trail:
     """Two writers of an installation, in the order of their names: the first with 8 events, the second with 3.
 
-    Event N happened N seconds after 1970 began. Head 1, of second 6, covers 5 of the first and all of the second; head 2, of
-    second 8, covers 7 of the first.
+    Event N is dated N seconds after 1970 began. Head 1, dated second 6, covers 5 of the first and all of the second;
+    head 2, dated second 8, covers 7 of the first.
     """
 
     installation: Installation

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ca_core.core import Core
-from ca_core.errors import ConstraintFailed, Unavailable
+from ca_core.errors import ConstraintFailed, OperatorError, Unavailable
 from ca_core.records import audit_heads, audit_trail, sqlite_writer
 from ca_core.records.audit import CHAINED, AuditEvent, Chain, hash_of, origin_of
 from ca_core.records.audit_heads import FIRST, digest_of
@@ -278,14 +278,18 @@ async def test_two_that_make_the_same_head_make_it_once(core: Core, second: Core
     assert (await core.audit.verify()).uncovered == 0
 
 
-async def test_many_writers_get_as_many_heads_as_they_need(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_writers_get_as_many_heads_as_they_need(
+    core: Core, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(audit_heads, "MOST_WRITERS", 2)
     stores = [core.open(core.config) for _ in range(5)]
     for each in stores:
         await write(each.store, 1)
         each.close()
+    installation.clock.forward(hours=1)
     assert len(await core.audit.make_heads()) >= 3
-    assert (await core.audit.verify()).uncovered == 0
+    verdict = await core.audit.verify()
+    assert (verdict.uncovered, verdict.findings) == (0, []), "no event is late that had to wait for a head with room"
 
 
 # --- reading in order of time ----------------------------------------------------------------------------------------
@@ -318,6 +322,26 @@ async def test_a_list_is_in_order_of_time_and_pages_lose_and_repeat_nothing(time
     times = [{"0": 3, "1": 1, "5": 1}.get(action[-1], 2) for action in found]
     assert times == [1, 1, 2, 2, 2, 3]
     assert len(set(found)) == 6
+
+
+async def test_pages_go_on_after_whatever_somebody_put_there(timed: Core, installation: Installation) -> None:
+    row = "INSERT INTO writer (name, process, host, pid, version, started_at) VALUES (?, 'x', 'x', 1, 'x', 1)"
+    event = (
+        "INSERT INTO audit (writer, sequence, format, at, action, actor, details) VALUES (?, ?, 1, ?, 'put', 'x', '{}')"
+    )
+    lowest = -(1 << 63) + 1
+    for name, sequence, at in (("", lowest, lowest), ("a-\n-b", -1, -lowest)):
+        installation.sql(row, name)
+        installation.sql(event, name, sequence, at)
+    found = await _pages(timed, 1)
+    assert (found[0], found[-1], found.count("put")) == ("put", "put", 2)
+
+
+@pytest.mark.parametrize("after", [f"{1 << 63}-0123456789abcdef-1", f"1-0123456789abcdef-{1 << 63}"])
+async def test_an_id_that_no_row_can_have_is_refused(core: Core, after: str) -> None:
+    with pytest.raises(OperatorError) as refused:
+        await core.audit.list(limit=1, after=after)
+    assert refused.value.code == "after_invalid"
 
 
 @pytest.mark.parametrize(
@@ -402,6 +426,7 @@ async def test_an_upgraded_store_has_the_chain_that_it_would_have_had(
     core = installation.open()
     try:
         await write(core.store, 2)
+        installation.clock.forward(days=400)
         await core.audit.make_heads()
         assert (await _assert_whole(core, had + 2)).uncovered == 0
     finally:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from ca_core.records import audit_trail
-from ca_core.records.audit import CHAINED, hash_of
+from ca_core.records.audit import CHAINED, ORIGIN, hash_of
 from ca_core.records.audit_heads import digest_of
-from tests.helpers.audit import Trail, made_trail
+from ca_core.records.audit_verify import LATE
+from tests.helpers.audit import Trail, head, made_trail, one_event
 from tests.helpers.core import Installation
 
 Found = tuple[str, str, int | None, int | None]
@@ -114,6 +115,33 @@ def _swap_heads(trail: Trail) -> None:
         trail.sql("UPDATE audit_head SET number = ? WHERE number = ?", new, old)
 
 
+_ROW_OF_A_WRITER = (
+    "INSERT INTO writer (name, process, host, pid, version, started_at) VALUES (?, 'serve', 'x', 1, '1', 1)"
+)
+
+
+def _before_everything(trail: Trail) -> None:
+    trail.sql(_ROW_OF_A_WRITER, "")
+    trail.sql(
+        "INSERT INTO audit (writer, sequence, format, at, action, actor, details)"
+        " VALUES ('', -5, 1, 1000, 'certificate.revoked', 'operator:root', '{}')"
+    )
+
+
+def _head_0(trail: Trail) -> None:
+    digest = b"\0" * 32
+    trail.sql(
+        "INSERT INTO audit_head (number, at, document, previous, digest) VALUES (0, -1, '[]', ?, ?)", digest, digest
+    )
+
+
+def _only_hash_gone(trail: Trail) -> None:
+    name = one_event(trail.installation, 9000)
+    head(trail.installation, 9000)
+    trail.sql("UPDATE audit SET hash = NULL WHERE writer = ?", name)
+    trail.sql("UPDATE writer SET hash = NULL WHERE name = ?", name)
+
+
 def _update(statement: str) -> Callable[[Trail], None]:
     return lambda trail: void(trail.sql(statement, trail.first))
 
@@ -147,6 +175,20 @@ TAMPERED = [
     pytest.param(lambda t: _insert(t, 9), [("writer_changed", "first", 9, None)], id="event-added-behind-the-last"),
     pytest.param(lambda t: _insert(t, 0), [("event_order", "first", None, None)], id="event-added-before-the-first"),
     pytest.param(
+        lambda t: _insert(t, -(1 << 63)), [("event_order", "first", None, None)], id="event-of-the-lowest-number"
+    ),
+    pytest.param(
+        _before_everything,
+        [("writer_name", "", None, None), ("event_order", "", None, None)],
+        id="event-and-writer-before-everything",
+    ),
+    pytest.param(
+        lambda t: void(t.sql(_ROW_OF_A_WRITER, "0123456789ABCDEF")),
+        [("writer_name", "0123456789ABCDEF", None, None)],
+        id="writer-of-a-name-that-none-has",
+    ),
+    pytest.param(_head_0, [("head_order", "", None, None)], id="head-before-the-first"),
+    pytest.param(
         _move_to_the_other,
         [
             ("event_missing", "first", 8, None),
@@ -164,6 +206,16 @@ TAMPERED = [
         _update("UPDATE audit SET hash = NULL, action = 'x' WHERE writer = ? AND sequence = 4"),
         [("event_unhashed", "first", 4, None), ("event_changed", "first", 5, None)],
         id="hash-taken-away-and-field-changed",
+    ),
+    pytest.param(
+        _update("UPDATE audit SET hash = NULL WHERE writer = ? AND sequence < 4"),
+        [("event_unhashed", "first", number, None) for number in (1, 2, 3)],
+        id="first-hashes-taken-away",
+    ),
+    pytest.param(
+        _update("UPDATE audit SET hash = NULL, action = 'x' WHERE writer = ? AND sequence = 1"),
+        [("event_unhashed", "first", 1, None), ("event_changed", "first", 2, None)],
+        id="first-hash-taken-away-and-field-changed",
     ),
     pytest.param(
         _update("UPDATE writer SET hash = NULL WHERE name = ?"),
@@ -209,6 +261,11 @@ TAMPERED = [
         lambda t: void(t.sql("UPDATE audit_head SET document = '[[1]]' WHERE number = 2")),
         [("head_changed", "", None, 2), ("head_changed", "", None, 2), ("head_missing", "first", 7, None)],
         id="head-unreadable",
+    ),
+    pytest.param(
+        lambda t: void(t.sql("""UPDATE audit_head SET document = '[["\\ud800",1,"00"]]' WHERE number = 2""")),
+        [("head_changed", "", None, 2), ("head_changed", "", None, 2), ("head_missing", "first", 7, None)],
+        id="head-with-half-a-character",
     ),
     pytest.param(
         _doctored_head,
@@ -258,6 +315,39 @@ def test_every_column_of_an_event_is_covered(trail: Trail, column: str) -> None:
     assert findings(trail) == [("event_changed", "second", 2, None)]
 
 
+def test_a_hash_that_is_missing_is_one_finding_also_of_an_event_under_a_head(trail: Trail) -> None:
+    _only_hash_gone(trail)
+    assert [code for code, *_ in findings(trail)] == ["event_unhashed"]
+
+
+@pytest.mark.parametrize("column", [name for name in ORIGIN if name != "name"])
+def test_every_column_of_a_writer_that_stays_is_covered(trail: Trail, column: str) -> None:
+    assert findings(trail) == []
+    value = 999 if column in ("pid", "started_at") else "x"
+    trail.sql(f"UPDATE writer SET {column} = ? WHERE name = ?", value, trail.second)  # noqa: S608  # likewise
+    assert findings(trail) == [("event_changed", "second", 1, None)]
+    [finding] = trail.verify().findings
+    assert finding.message == "event 1 is not what was written, or the writer's row is not"
+
+
+@pytest.mark.parametrize("headed", [pytest.param(True, id="under-a-head"), pytest.param(False, id="under-none-yet")])
+def test_history_that_was_added_after_a_head_is_found_by_its_time(trail: Trail, headed: bool) -> None:
+    made_at = 10_000_000
+    one_event(trail.installation, made_at)
+    kept = (*trail.digests, *head(trail.installation, made_at))
+    one_event(trail.installation, made_at - LATE)  # as old as anything may be that nobody added
+    assert findings(trail, kept) == []
+    late = one_event(trail.installation, made_at - LATE - 1)
+    if headed:
+        kept += head(trail.installation, made_at + 60_000)
+    assert findings(trail, kept) == [("event_late", late, 1, 3)]
+    [finding] = trail.verify().findings
+    assert finding.message == (
+        "event 1 is dated 1970-01-01T02:41:39Z, before head 3, and came after it:"
+        " somebody added history, or a command ran on a machine with a wrong clock"
+    )
+
+
 @pytest.mark.parametrize("page", [1, 2, 3, 5, 8, 11])
 def test_faults_are_found_wherever_a_page_ends(trail: Trail, page: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit_trail, "PAGE", page)
@@ -280,6 +370,8 @@ def test_faults_are_found_wherever_a_page_ends(trail: Trail, page: int, monkeypa
         pytest.param("UPDATE audit SET writer = x'ff' WHERE sequence = 8", "event_missing", id="writer-as-bytes"),
         pytest.param("UPDATE writer SET sequence = 'x'", "writer_changed", id="count"),
         pytest.param("UPDATE writer SET headed = 'x'", "writer_changed", id="cover"),
+        pytest.param("UPDATE writer SET pid = x'ff'", "event_changed", id="process"),
+        pytest.param("UPDATE audit_head SET at = -1.5 WHERE number = 1", "head_changed", id="fraction-of-a-time"),
         pytest.param("UPDATE audit_head SET at = 'x' WHERE number = 2", "head_changed", id="time-of-a-head"),
         pytest.param("UPDATE audit_head SET digest = 'x' WHERE number = 2", "head_changed", id="digest"),
         pytest.param("UPDATE audit_head SET previous = 7 WHERE number = 2", "head_changed", id="previous-digest"),
@@ -294,6 +386,21 @@ def test_values_of_other_kinds_than_enrolld_writes_are_findings(
     assert findings(trail) == []
     trail.sql(statement)
     assert code in {found[0] for found in findings(trail)}
+
+
+def test_numbers_of_other_kinds_do_not_keep_the_reader_for_ever(
+    template: Installation, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trail = made_trail(template.copy_to(tmp_path_factory.mktemp("kinds") / "data"))
+    monkeypatch.setattr(audit_trail, "PAGE", 1)
+    trail.sql("UPDATE audit SET sequence = 'two' WHERE writer = ? AND sequence = 2", trail.first)
+    trail.sql("UPDATE audit SET sequence = 2.5 WHERE writer = ? AND sequence = 3", trail.first)
+    found = findings(trail)
+    assert sorted(found, key=str) == [
+        ("event_missing", "first", 2, None),
+        ("event_order", "first", None, None),
+        ("event_order", "first", None, None),
+    ]
 
 
 def test_only_a_head_kept_elsewhere_shows_that_all_was_made_anew(trail: Trail) -> None:
