@@ -111,7 +111,12 @@ class Core:
     def open(cls, config: CoreConfig) -> Self:
         """Open an existing installation. Raises `OperatorError`, `Unavailable`."""
         store = open_store(
-            config.store_url, process=config.process, version=VERSION, hook=config.hook, meter=config.meter
+            config.store_url,
+            process=config.process,
+            version=VERSION,
+            hook=config.hook,
+            meter=config.meter,
+            clock=config.clock,
         )
         return cls(config, store)
 

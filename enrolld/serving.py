@@ -89,8 +89,8 @@ async def run(core: "Core", settings: WorkerSettings, channel: socket.socket, li
         await stop.wait()
     finally:
         chores.cancel()
-        await asyncio.gather(chores, return_exceptions=True)
-        await serving.close(_DRAIN_SECONDS)
+        # Together: the ports are for whoever comes next, however long a chore that waits for its store takes to end.
+        await asyncio.gather(serving.close(_DRAIN_SECONDS), asyncio.gather(chores, return_exceptions=True))
         refusals.tell()
         talking.cancel()
         await asyncio.gather(talking, return_exceptions=True)

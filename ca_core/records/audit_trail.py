@@ -23,7 +23,7 @@ PAGE = 2000
 HEADS_PAGE = 200
 
 _a, _w, _h = audit.c, writer.c, audit_head.c
-_ID = re.compile(r"(-?[0-9]{1,19})-(.{0,64})-(-?[0-9]{1,19})", re.ASCII | re.DOTALL)
+_ID = re.compile(r"(-?[0-9]{1,19})-(.{0,64}?)-(-?[0-9]{1,19})", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,8 @@ def _copy_all(
         raise OperatorError(
             "store_not_empty",
             f"the database {without_password(target)} holds an installation already",
-            "copy into an empty database; if it holds this one, of a copy that was cut off at its very end, see that it has "
-            "everything ('enrolld audit verify') and rename the file yourself",
+            "copy into an empty database; if it holds this installation, of a copy cut off at its very end, see that "
+            "it has everything ('enrolld audit verify') and rename the file yourself",
         )
     tables = [table for table in metadata.sorted_tables if table.name not in _LEFT_OUT]
     wanted = {table.name: _count(reading, table) for table in tables}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ca_core.errors import OperatorError
 from ca_core.meter import NO_METER, Meter
+from ca_core.model import Clock
 from ca_core.records import sqlite_file
 from ca_core.records.migrating import EARLIER, HEAD
 from ca_core.records.sqlite import SqliteStore
@@ -80,8 +81,19 @@ def setting_up(url: str) -> Iterator[None]:
         yield
 
 
-def open_store(url: str, *, process: str, version: str, hook: Hook | None = None, meter: Meter = NO_METER) -> Store:
-    """Open an existing store of this version's revision. Raises `OperatorError`, `Unavailable`."""
+def open_store(
+    url: str,
+    *,
+    process: str,
+    version: str,
+    hook: Hook | None = None,
+    meter: Meter = NO_METER,
+    clock: Clock | None = None,
+) -> Store:
+    """Open an existing store of this version's revision. Raises `OperatorError`, `Unavailable`.
+
+    By `clock` a store that several nodes share judges whether the times that a unit bears are of its commit.
+    """
     if not is_shared(url):
         path = sqlite_path(url)
         sqlite_file.check(path)
@@ -90,7 +102,7 @@ def open_store(url: str, *, process: str, version: str, hook: Hook | None = None
     from ca_core.records.postgres import PostgresStore
 
     weakness = postgres_database.check(url)
-    return PostgresStore(url, process=process, version=version, hook=hook, meter=meter, weakness=weakness)
+    return PostgresStore(url, process=process, version=version, hook=hook, meter=meter, weakness=weakness, clock=clock)
 
 
 def create_store(url: str) -> None:

@@ -10,6 +10,7 @@ import psycopg
 
 from ca_core.errors import Unavailable
 from ca_core.meter import NO_METER, Meter
+from ca_core.model import Clock
 from ca_core.records import times
 from ca_core.records.audit import Chain
 from ca_core.records.postgres_link import conninfo_of, numbered, parameters, unreachable
@@ -54,6 +55,7 @@ class PostgresStore:
         hook: Hook | None = None,
         meter: Meter = NO_METER,
         weakness: str | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.weakness = weakness
         self._text = conninfo_of(url, process)
@@ -61,7 +63,7 @@ class PostgresStore:
         self._watch = Watch()
         self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
         self._queue = UnitQueue(
-            lambda: Writer(self._text, lambda: Chain(process, version), self._watch, meter, hook),
+            lambda: Writer(self._text, lambda: Chain(process, version), self._watch, meter, hook, clock),
             writers=_WRITERS,
             choose=disjoint,
         )

@@ -1,6 +1,7 @@
 """A PostgreSQL database as a store: whether it is one, of which revision, and how it is set up and upgraded."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = ["check", "create", "exists", "setting_up", "upgrade"]
 
 _SET_UP = lock_number("set up")
 _SET_UP_SECONDS = 120
+_TRIES = 5
 _MARK = "INSERT INTO lease (name, holder, until_at) VALUES ('store copy', '', 0) ON CONFLICT DO NOTHING"
 _MARKED = "SELECT 1 FROM lease WHERE name = 'store copy'"
 UNMARK = "DELETE FROM lease WHERE name = 'store copy'"
@@ -110,17 +112,32 @@ def upgrade(url: str) -> str:
 
 
 def _migrate(url: str) -> None:
-    try:
-        # In a query's form, as a URL's own encodes what a conninfo holds otherwise than SQLAlchemy would.
-        migrate(URL.create("postgresql+psycopg", query=_query(url)).render_as_string(hide_password=False))
-    except Exception as exc:
-        if isinstance(exc, OperatorError | Unavailable):
-            raise
-        raise Unavailable(f"the database could not be set up or upgraded: {sentence(exc)}") from exc
+    # In a query's form, as a URL's own encodes what a conninfo holds otherwise than SQLAlchemy would.
+    given = URL.create("postgresql+psycopg", query=_query(url)).render_as_string(hide_password=False)
+    for tried in range(1, _TRIES + 1):
+        try:
+            migrate(given)
+            return
+        except Exception as exc:
+            if isinstance(exc, OperatorError | Unavailable):
+                raise
+            is_locked = isinstance(getattr(exc, "orig", None), psycopg.errors.LockNotAvailable)
+            if is_locked and tried < _TRIES:
+                time.sleep(tried)  # those whom the wait held up go first
+                continue
+            if is_locked:
+                raise OperatorError(
+                    "store_busy",
+                    "somebody has held a table of the database for long, and an upgrade would hold up every node",
+                    "end it, and try again: SELECT pid, query FROM pg_stat_activity WHERE xact_start IS NOT NULL",
+                ) from exc
+            raise Unavailable(f"the database could not be set up or upgraded: {sentence(exc)}") from exc
 
 
 def _query(url: str) -> dict[str, str]:
     found = conninfo_to_dict(conninfo_of(url, "setup"))
+    # While a statement waits for a table, everybody who comes later waits behind it.
+    found["options"] = f"{found.get('options') or ''} -c lock_timeout=3s".strip()
     return {name: str(value) for name, value in found.items() if value is not None}
 
 

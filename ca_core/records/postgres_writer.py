@@ -19,6 +19,7 @@ from psycopg import errors
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, Unavailable
 from ca_core.meter import Meter
+from ca_core.model import Clock
 from ca_core.records import times
 from ca_core.records.audit import INSERT_EVENT, INSERT_WRITER, UPDATE_WRITER, WRITER_HEAD, Chain
 from ca_core.records.postgres_link import connect, lock_number, numbered, parameters, sentence, unreachable
@@ -37,6 +38,8 @@ _PATIENCE = 20.0
 """Seconds for which a batch that lost its database tries to find it again."""
 _CONFLICTS = 8
 """How often a batch that the database rolled back for another's sake is run again."""
+_OLDEST, _NEWEST = 120_000, 1_000
+"""How long before the commit, and after it, an event may be dated, in milliseconds."""
 _LOOK_AT = 256
 _SHARDS = 255
 _SHARD_CLASS = 0x656E7264
@@ -111,7 +114,11 @@ class _UnexpectedRows(Exception):
 
 
 class _ClockWrong(Exception):
-    """This machine's clock is not the database's."""
+    """This machine's clock is not the database's, or was not when these were made."""
+
+    def __init__(self, why: str, jobs: list[Job]) -> None:
+        super().__init__(why)
+        self.jobs = jobs
 
 
 class _OutcomeUnknown(Exception):
@@ -151,9 +158,16 @@ class Writer:
     """Writes batches, each in one transaction, and again when that is safe and of use."""
 
     def __init__(
-        self, text: str, new_chain: Callable[[], Chain], watch: Watch, meter: Meter, hook: Hook | None
+        self,
+        text: str,
+        new_chain: Callable[[], Chain],
+        watch: Watch,
+        meter: Meter,
+        hook: Hook | None,
+        clock: Clock | None = None,
     ) -> None:
         self._text = text
+        self._clock = clock
         self._new_chain = new_chain
         self._chain = new_chain()
         self._watch = watch
@@ -199,7 +213,7 @@ class Writer:
                 if self._is_settled(batch, exc.place, patience):
                     return True
             except _ClockWrong as exc:
-                return self._without_events(batch, Unavailable(str(exc)))
+                return self._without(batch, exc.jobs, Unavailable(str(exc)))
             except (errors.IntegrityError, errors.DataError, errors.RaiseException, _UnexpectedRows) as exc:
                 if len(batch) == 1:
                     batch[0].error = ConstraintFailed(sentence(exc))  # enforces case 57
@@ -223,7 +237,9 @@ class Writer:
             except psycopg.Error as exc:
                 was_lost = self._connection is None or _is_lost(exc, self._connection)
                 self._drop()
-                if not was_lost:  # a lock that nobody gives back, a server that may not be written, no permission
+                if not was_lost and len(batch) > 1:
+                    return False  # whatever one of them met, the others need not
+                if not was_lost:  # a server that may not be written, no permission
                     return self._all_failed(batch, unreachable(exc))
                 # Nothing was committed: every condition is repeated by the next transaction.
                 if time.monotonic() >= patience:
@@ -238,12 +254,12 @@ class Writer:
             job.error = error
         return True
 
-    def _without_events(self, batch: list[Job], error: Unavailable) -> bool:
-        """Nothing that bears a time may be written: only what stands in no trail goes on."""
-        timeless = [job for job in batch if not job.unit.events]
-        for job in batch:
-            job.error = error if job.unit.events else None
-        return not timeless or self._write(timeless)
+    def _without(self, batch: list[Job], refused: list[Job], error: Unavailable) -> bool:
+        """The others go on: what bears no time, or another."""
+        others = [job for job in batch if job not in refused]
+        for job in refused:
+            job.error = error
+        return not others or self._write(others)
 
     # --- the transaction --------------------------------------------------------------------------------------------
 
@@ -289,9 +305,7 @@ class Writer:
             else:
                 job.guard_id = row[0]
                 following.append(job)
-        trouble = self._watch.clock_trouble()
-        if trouble is not None and any(job.unit.events for job in following):
-            raise _ClockWrong(trouble)
+        self._judge_clock(following)
         self._at("guard")
         with connection.pipeline():
             reasons = [self._diagnose(connection, job) for job in failed]
@@ -309,15 +323,13 @@ class Writer:
         with connection.pipeline():
             self._lock(connection, batch)
         self._look_at_clock(connection)
-        trouble = self._watch.clock_trouble()
         done: list[Job] = []
         for job in batch:
             row = self._run(connection, job.unit.guard.query, job.unit.guard.params).fetchone()
             if row is None:
                 job.error = _condition_failed(self._diagnose(connection, job))
                 continue
-            if trouble is not None and job.unit.events:
-                raise _ClockWrong(trouble)
+            self._judge_clock([job])
             self._at("guard")
             job.guard_id = row[0]
             with connection.pipeline():
@@ -344,6 +356,19 @@ class Writer:
         row = connection.execute(_NOW, binary=True).fetchone()
         if row is not None:
             self._watch.measured(row[0], asked, times.unix_now())
+
+    def _judge_clock(self, jobs: list[Job]) -> None:
+        """Raise `_ClockWrong` for units whose events bear a time that may be wrong."""
+        timely = [job for job in jobs if job.unit.events]
+        if not timely:
+            return
+        if (trouble := self._watch.clock_trouble()) is not None:
+            raise _ClockWrong(trouble, timely)
+        # The clock may have been wrong when a unit was decided, and set right since.
+        if self._clock is not None:
+            now = times.to_ms(self._clock())
+            if strange := [job for job in timely if not now - _OLDEST <= job.unit.at <= now + _NEWEST]:
+                raise _ClockWrong("this machine's clock was set while a record was made: ask again", strange)
 
     def _steps(self, connection: _Connection, job: Job) -> list[tuple[_Cursor, Query, int | None]]:
         guard_id = {"guard_id": job.guard_id}

@@ -19,7 +19,7 @@ from ca_core.records.unit import Unit
 __all__ = ["BATCH", "Job", "UnitQueue", "UnitWriter", "first_come"]
 
 _LOG = logging.getLogger(__name__)
-_CLOSING_SECONDS = 30.0
+_CLOSING_SECONDS = 10.0
 BATCH = 64
 """The most units in one transaction."""
 

@@ -181,7 +181,7 @@ def test_case_58_issuing_stops_while_a_twentieth_of_the_disk_is_free_and_goes_on
     eventually(lambda: True if second.ask().status == 503 else None, what="issuing stops", seconds=2)
     second.is_told_to_come_again()
     assert disk.free > DISK * 3 // 100, "it was not the end of the disk that stopped it"
-    assert readiness(daemon) == (503, ["there is no room in the store; the log says why"])
+    assert readiness(daemon) == (503, ["the store has no room, or does not commit; the log says why"])
     assert "room_short" in {finding["code"] for finding in findings(daemon)}
     assert "is nearly full" in daemon.output.read_text()
 

@@ -16,10 +16,10 @@ from sqlalchemy import bindparam, func, select
 from ca_core.core import Core
 from ca_core.errors import ConstraintFailed, OperatorError, Unavailable
 from ca_core.model import Evidence
-from ca_core.records import postgres_link, postgres_writer, queue, times
+from ca_core.records import postgres_database, postgres_link, postgres_writer, queue, times
 from ca_core.records.audit import AuditEvent
 from ca_core.records.leases import Leases
-from ca_core.records.opening import create_store, open_store, shown
+from ca_core.records.opening import create_store, open_store, shown, upgrade_store
 from ca_core.records.query import Query, Values, insert_into
 from ca_core.records.queue import BATCH, Job
 from ca_core.records.schema import audit, realm, writer
@@ -608,3 +608,113 @@ async def test_a_store_is_closed_in_bounded_time_whatever_its_database_does(
     assert await asyncio.to_thread(held.reached.wait, 20)
     await asyncio.wait_for(asyncio.to_thread(store.close), 15)
     held.let_go()
+
+
+# --- who stands still ------------------------------------------------------------------------------------------------
+
+
+def _settle_with(monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
+    values = {**postgres_link.SETTINGS, **settings}
+    monkeypatch.setattr(
+        postgres_link, "SETTLE", "SELECT " + ", ".join(f"set_config('{n}', '{v}', false)" for n, v in values.items())
+    )
+
+
+@pytest.mark.parametrize("touches", [("device:1",), ()], ids=["beside-others", "alone"])
+@pytest.mark.parametrize("by", ["the server", "whoever waits"])
+async def test_a_node_that_stands_still_in_a_transaction_holds_up_nobody_for_long(
+    url: str, monkeypatch: pytest.MonkeyPatch, by: str, touches: tuple[str, ...]
+) -> None:
+    """Frozen, stopped or swapped out, it would keep its locks; what it had not committed it commits again, or not."""
+    if by == "the server":
+        _settle_with(monkeypatch, idle_in_transaction_session_timeout="500ms")
+    else:
+        _settle_with(monkeypatch, idle_in_transaction_session_timeout="0", lock_timeout="300ms")
+        monkeypatch.setattr(postgres_writer, "_FROZEN", 0.2)
+    held = Held("guard")
+    with opened(url, held) as frozen, opened(url) as other:
+        slow = asyncio.ensure_future(frozen.commit(add("slow", *touches)))
+        assert await asyncio.to_thread(held.reached.wait, 20)
+        await other.commit(add("quick"))
+        assert await names(other) == ["quick"]
+        held.let_go()
+        await slow
+        assert await names(other) == ["quick", "slow"]
+        assert sorted(await actions(other)) == ["added.quick", "added.slow"]
+
+
+async def test_a_database_that_does_not_commit_is_a_shortage_until_it_does(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_writer, "_SLOW", 0.3)
+    held = Held("commit")
+    with opened(url, held) as store:
+        committing = asyncio.ensure_future(store.commit(add("one", "device:1")))
+        assert await asyncio.to_thread(held.reached.wait, 20)
+        assert store.shortage() is None
+        await asyncio.sleep(0.5)
+        assert "has not committed" in (store.shortage() or "")
+        held.let_go()
+        await committing
+        assert store.shortage() is None
+
+
+@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+async def test_case_61_what_was_decided_by_a_wrong_clock_is_not_written_when_it_was_set_right_since(
+    installation: Installation,
+) -> None:
+    """One event from the future would stop every node until then; found by chaos."""
+    held = Held("lock")
+    core = installation.open(hook=held)
+    try:
+        held.let_go()
+        handed = await core.devices.add("default", "d-1", actor=ME)
+        held._go_on.clear()
+        held.reached.clear()
+        installation.clock.forward(hours=1)
+        asking = asyncio.ensure_future(ask(core, Evidence(username="", secret=handed.secret), csr_of(new_key(), "d-1")))
+        assert await asyncio.to_thread(held.reached.wait, 20)
+        installation.clock.forward(hours=-1)
+        held.let_go()
+        with pytest.raises(Unavailable, match="clock was set while"):
+            await asking
+        assert installation.events("certificate.issued") == []
+        assert await code_of(core, Evidence(username="", secret=handed.secret), csr_of(new_key(), "d-1")) == "issued"
+    finally:
+        core.close()
+
+
+async def test_nobody_makes_a_ca_where_a_copy_was_cut_off(database: str) -> None:
+    postgres_database.create(database, for_copy=True)
+    with pytest.raises(OperatorError) as caught:
+        create_store(database)
+    assert caught.value.code == "store_copy_unfinished"
+    postgres_database.create(database, for_copy=True)  # the twin: the copy itself, once more
+
+
+async def test_an_upgrade_that_would_hold_up_every_node_gives_way(
+    postgres: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dump that reads a table is enough: whoever comes after the waiting ALTER TABLE waits as well."""
+    monkeypatch.setattr(postgres_database, "_TRIES", 1)
+    create_store(database)
+    name = database.rpartition("/")[2]
+    postgres.psql("ALTER TABLE tally DROP COLUMN shard CASCADE", database=name)  # as revision 0005 finds it
+    for table in ("device", "certificate", "device_secret", "audit"):
+        postgres.psql(f"DROP FUNCTION IF EXISTS tally_{table}_insert CASCADE", database=name)
+        postgres.psql(f"DROP FUNCTION IF EXISTS tally_{table}_update CASCADE", database=name)
+        postgres.psql(f"DROP FUNCTION IF EXISTS tally_{table}_delete CASCADE", database=name)
+    postgres.psql("UPDATE alembic_version SET version_num = '0004'", database=name)
+    connection = postgres_link.connect(postgres_link.conninfo_of(database, "dump"))
+    try:
+        connection.execute("SET idle_in_transaction_session_timeout = 0; ")
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM tally")
+        with pytest.raises(OperatorError) as caught:
+            await asyncio.to_thread(upgrade_store, database)
+        assert caught.value.code == "store_busy"
+        connection.execute("ROLLBACK")
+        assert upgrade_store(database) == ("0004", None)
+    finally:
+        connection.close()
+    open_store(database, process="test", version="1").close()
