@@ -12,6 +12,7 @@ import pytest
 from tests.end_to_end import clients
 from tests.end_to_end.wire import request_id_in
 from tests.helpers.daemon import Daemon, run_enrolld
+from tests.helpers.postgres import Postgres
 
 TOP = Path(__file__).parents[2]
 README = (TOP / "README.md").read_text()
@@ -157,3 +158,23 @@ def test_a_refusal_leads_the_operator_to_its_reason(own_daemon: Daemon, tmp_path
     assert b"enrolld device secret" in told[explain].stderr  # the remedy
     assert b"secret_spent" in told[why].stdout
     assert request_id.encode() in told[why].stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "interop/haproxy/README.md"])
+def test_a_database_made_as_a_page_says_is_one_that_a_node_takes(postgres: Postgres, tmp_path: Path, page: str) -> None:
+    text = (TOP / page).read_text().replace("enrolld", "fleet")
+    text = text.replace("'PASSWORD'", "'hush-word'").replace(":PASSWORD@", ":hush-word@")
+    (statements,) = re.findall(r"^```sql\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (url,) = re.findall(r'^url = "([^"?]*)', text, re.MULTILINE)
+    try:
+        for statement in statements.split(";\n")[:2]:
+            postgres.psql(statement)
+        (tmp_path / "d").mkdir(mode=0o700)
+        place = url.replace("192.0.2.20", f"127.0.0.1:{postgres.port}")
+        (tmp_path / "d" / "enrolld.toml").write_text(f'names = ["localhost"]\n[store]\nurl = "{place}"\n')
+        done = run_enrolld(tmp_path / "d", "init")
+        assert done.returncode == 0, done.stderr
+        assert b"hush-word" not in done.stdout + done.stderr
+    finally:
+        postgres.drop("fleet")
+        postgres.psql("DROP ROLE IF EXISTS fleet")
