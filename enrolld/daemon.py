@@ -58,6 +58,7 @@ class Started(msgspec.Struct, frozen=True):
 
 def make(node: Node) -> Made:
     """Make the directory, the unlock key, the store and the default realm. Raises OperatorError."""
+    _refuse_moved(node)
     with opening.setting_up(node.store_url):
         if opening.exists(node.store_url):
             raise OperatorError(
@@ -98,6 +99,7 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
     log.setup(node.log, "supervisor")
     for early in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(early, signal.SIG_IGN)  # until there is something to reload
+    _refuse_moved(node)
     _make_directory(node)
     lock = running.lock(node.dir)  # (1)
     bound: list[tuple[str, socket.socket]] = []
@@ -206,6 +208,21 @@ def _make_directory(node: Node) -> None:
         raise OperatorError(
             "directory_unwritable", f"{node.dir} can't be made: {exc.strerror}.", "Choose another --dir."
         ) from exc
+
+
+def _refuse_moved(node: Node) -> None:
+    """Where the records were moved away, a new CA of the same names would be the worst that could be made."""
+    if opening.is_shared(node.store_url):
+        return
+    path = opening.sqlite_path(node.store_url)
+    kept = path.with_name(path.name + ".copied")
+    if kept.exists() and not path.exists():
+        raise OperatorError(
+            "store_moved",
+            f"The records of this CA were moved to a database; what was copied lies at {kept}.",
+            f'Put the database into {node.dir / FILE_NAME}: [store] url = "postgresql://...". For a new CA, move that '
+            "file away first.",
+        )
 
 
 def _wait_for_store(node: Node) -> None:

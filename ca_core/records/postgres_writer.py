@@ -1,9 +1,9 @@
 """One writer of a PostgreSQL store: a connection, a thread's, and its own part of the audit trail.
 
-A batch is one transaction of five round trips: locks and guards, time, steps and events, the chain's end, COMMIT. The locks are
-taken before anything is read, all in one order: units that touch nothing in common run at the same time in many
-writers of many nodes, any other unit runs alone. So nobody changes what a guard has found until the commit, at READ
-COMMITTED, where nothing has to be tried again for having met a stranger's page.
+A batch is one transaction of five round trips: locks and guards, time, steps and events, the chain's end, COMMIT. The
+locks are taken before anything is read, all in one order: units that touch nothing in common run at the same time in
+many writers of many nodes, any other unit runs alone. So nobody changes what a guard has found until the commit, at
+READ COMMITTED, where nothing has to be tried again for having met a stranger's page.
 """
 
 import contextlib

@@ -96,7 +96,7 @@ _OF_DEVICE = Query(
     select(*_COLUMNS)
     .select_from(_FROM)
     .where(_a.realm_id == bindparam("realm_id"), _a.device_id == bindparam("device_id"))
-    .order_by(_a.id.desc())
+    .order_by(_a.at.desc(), _a.id.desc())  # two writers may number them in another order
     .limit(bindparam("limit"))
 )
 _COUNT = Query(select(func.count()).select_from(attempt))

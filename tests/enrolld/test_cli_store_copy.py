@@ -54,6 +54,19 @@ def test_the_installation_goes_on_in_the_database(
     assert ask(directory, capsys, "status")["store"] == target
 
 
+@pytest.mark.parametrize("command", [("init",), ("serve", "--init"), ("serve",)], ids=" ".join)
+def test_nobody_makes_a_new_ca_where_the_records_were_moved_away(
+    directory: Path, target: str, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    ask(directory, capsys, "store", "copy", target)
+    refusal = ask(directory, capsys, *command, *(("--https", "127.0.0.1:0") if command[0] == "serve" else ()), status=1)
+    assert refusal["error"] == "store_moved"
+    assert "[store] url" in str(refusal["remedy"])
+    assert not (directory / "enrolld.db").exists()
+    (directory / "enrolld.db.copied").rename(directory / "enrolld.db")
+    assert ask(directory, capsys, "device", "show", "old-1")["device"] == "old-1"  # the way back
+
+
 def test_a_person_is_told_what_to_do_next(directory: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--dir", str(directory), "store", "copy", target]) == 0
     told = capsys.readouterr().err

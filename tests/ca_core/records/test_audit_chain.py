@@ -23,7 +23,7 @@ from ca_core.records.audit_trail import Filter
 from ca_core.records.migrating import EARLIER
 from ca_core.records.opening import create_store, open_store, upgrade_store
 from ca_core.records.sqlite import SqliteStore
-from ca_core.records.times import to_ms
+from ca_core.records.times import from_ms, to_ms
 from ca_core.records.unit import Unit
 from ca_core.rows import Verdict
 from tests.helpers.audit import act, write
@@ -296,13 +296,16 @@ async def test_many_writers_get_as_many_heads_as_they_need(
 
 
 @pytest.fixture
-async def timed(core: Core, second: Core) -> Core:
+async def timed(core: Core, second: Core, installation: Installation) -> Core:
     """Events at times that do not rise with their numbers, some at the same."""
+    now = installation.clock.now
     for number, at in enumerate((3000, 1000, 2000, 2000, 2000, 1000)):
+        installation.clock.now = from_ms(at)
         store = (core if number % 2 else second).store
         await store.commit(
             act(f"test.{number}", at=at, realm="default", device=f"d-{number % 2}", serial=f"{number:x}a")
         )
+    installation.clock.now = now
     return core
 
 

@@ -169,7 +169,9 @@ async def test_the_progress_ends_at_the_number_of_rows(source: Installation, dat
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
-async def test_a_file_of_an_earlier_revision_is_upgraded_first(source: Installation, database: str) -> None:
+async def test_a_file_of_an_earlier_revision_is_refused_until_it_is_upgraded(
+    source: Installation, database: str
+) -> None:
     source.sql("UPDATE alembic_version SET version_num = '0003'")
     with pytest.raises(OperatorError) as caught:
         copy_to_postgres(source.directory / "enrolld.db", database, lambda _done, _total: None)
