@@ -21,7 +21,7 @@ from ca_core.errors import CoreError, OperatorError
 from ca_core.names import DEFAULT_REALM
 from ca_core.records import opening
 from enrolld import log, notify, process, running, sockets, unlock
-from enrolld.config import FILE_NAME, Node, starting_file
+from enrolld.config import FILE_NAME, Node, starting_file, unknown_variables
 from enrolld.process import BoardSettings, SocketSettings, WorkerSettings
 from enrolld.running import Listener, RunState
 from enrolld.supervisor import Settings, Supervisor
@@ -68,6 +68,7 @@ def make(node: Node) -> Made:
                 if not opening.is_shared(node.store_url)
                 else "Run it with 'serve', with the unlock key that it was made with, or choose another database.",
             )
+        _refuse_typos()
         _make_directory(node)
         lock = running.lock(node.dir)
         try:
@@ -114,6 +115,8 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
         _wait_for_store(node)
         with opening.setting_up(node.store_url):  # of two nodes that start on an empty database, one makes the CA
             new = not opening.exists(node.store_url)
+            if new:
+                _refuse_typos()
             if not new and not opening.is_shared(node.store_url):
                 _upgrade(node)
             key, path = _unlock_key(node, new=new)
@@ -210,6 +213,17 @@ def _make_directory(node: Node) -> None:
         ) from exc
 
 
+def _refuse_typos() -> None:
+    """Before a CA is made: a variable that nobody reads may have been meant to name the one that there is."""
+    for name, nearest in unknown_variables(os.environ):
+        if nearest:
+            raise OperatorError(
+                "variable_unknown",
+                f"{name} is set, and means nothing here; no new CA is made beside it.",
+                f"Did you mean {nearest}? If not, unset it.",
+            )
+
+
 def _refuse_moved(node: Node) -> None:
     """Where the records were moved away, a new CA of the same names would be the worst that could be made."""
     if opening.is_shared(node.store_url):
@@ -300,7 +314,8 @@ async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, ne
             core = await Core.create(config)
         if new:
             _write_settings(node)
-        await _refuse_namelessness(node, core)
+        if (missing := await running.names_missing(node, core)) is not None:
+            raise missing
         try:
             if names:
                 await core.server_certificates.ensure(names)
@@ -326,18 +341,6 @@ def _write_settings(node: Node) -> None:
         descriptor = os.open(node.dir / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(starting_file(node.names))
-
-
-async def _refuse_namelessness(node: Node, core: Core) -> None:
-    """A node without names beside others that have some would issue for a week where they issue for long."""
-    others = await core.realms.own_names()
-    if node.demo and opening.is_shared(node.store_url) and others and "DNS:localhost" not in others:
-        shown = ", ".join(f'"{name.partition(":")[2]}"' for name in sorted(others))
-        raise OperatorError(
-            "names_missing",
-            "This node has no names, and the others on this database have.",
-            f"Give it the same: 'names = [{shown}]' in {node.dir / FILE_NAME}, or --name.",
-        )
 
 
 async def _free_device(core: Core) -> str:

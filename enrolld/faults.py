@@ -19,7 +19,7 @@ _LOOK_AT_THE_STORE = (
 )
 _REMEDIES = {
     # The core speaks of commands that come with later versions.
-    "store_revision": "Use the version of enrolld that made this store, or restore a backup that this version made.",
+    "store_revision": "Nothing is wrong with it: use the version of enrolld that brought it there, or a newer one.",
 }
 
 

@@ -12,13 +12,25 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ca_core.errors import OperatorError
-from enrolld.config import Node
+from ca_core.records.opening import is_shared
+from enrolld.config import FILE_NAME, Node
 
 if TYPE_CHECKING:
     from ca_core.authority.sealing import UnlockKey
-    from ca_core.core import CoreConfig
+    from ca_core.core import Core, CoreConfig
 
-__all__ = ["Listener", "RunState", "core_config", "find", "lock", "locked", "publish", "readiness", "withdraw"]
+__all__ = [
+    "Listener",
+    "RunState",
+    "core_config",
+    "find",
+    "lock",
+    "locked",
+    "names_missing",
+    "publish",
+    "readiness",
+    "withdraw",
+]
 
 _ASK_SECONDS = 6.0  # a little longer than the daemon itself waits for its store
 
@@ -117,6 +129,19 @@ def find(directory: Path) -> RunState | None:
     finally:
         os.close(descriptor)
     return None
+
+
+async def names_missing(node: Node, core: "Core") -> OperatorError | None:
+    """What is wrong with a node without names beside others that have some: it would issue for a week."""
+    others = await core.realms.own_names()
+    if not node.demo or not is_shared(node.store_url) or not others or "DNS:localhost" in others:
+        return None
+    shown = ", ".join(f'"{name.partition(":")[2]}"' for name in sorted(others))
+    return OperatorError(
+        "names_missing",
+        "This node has no names, and the others on this database have.",
+        f"Give it the same: 'names = [{shown}]' in {node.dir / FILE_NAME}, or --name.",
+    )
 
 
 def readiness(state: RunState) -> list[str] | None:

@@ -21,11 +21,15 @@ def refuse_revision(found: str | None, remedy: str = "stop the daemon and run 'e
     """
     if found == HEAD:
         return
-    is_older = found in EARLIER
+    if found in EARLIER:
+        raise OperatorError(
+            "store_outdated", f"the store is of revision {found}, and this version needs {HEAD}", remedy
+        )
+    relation = "newer than" if found is not None and found > HEAD else "not"
     raise OperatorError(
-        "store_outdated" if is_older else "store_revision",
-        f"the store is of revision {found or 'none'}, this version needs {HEAD}",
-        remedy if is_older else "use the version of enrolld that this store was made with, or a newer one",
+        "store_revision",
+        f"the store is of revision {found or 'none'}, {relation} what this version knows ({HEAD})",
+        "use the version of enrolld that brought it there, or a newer one",
     )
 
 

@@ -15,9 +15,10 @@ from ca_core.records import times
 from ca_core.records.audit import Chain
 from ca_core.records.postgres_link import conninfo_of, numbered, parameters, unreachable
 from ca_core.records.postgres_reader import Reader
-from ca_core.records.postgres_writer import Watch, Writer, disjoint
+from ca_core.records.postgres_watch import Watch
+from ca_core.records.postgres_writer import Writer
 from ca_core.records.query import Query, Row, Value
-from ca_core.records.queue import UnitQueue
+from ca_core.records.queue import UnitQueue, disjoint
 from ca_core.records.store import Hook
 from ca_core.records.unit import Unit
 

@@ -184,5 +184,5 @@ def unreachable(exc: BaseException) -> Unavailable:
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
     # Up to the last @, whatever stands before it: rather too much than a part of a password that was not encoded.
-    masked = re.sub(r"(://[^:@/]*:).*@", r"\1***@", url, flags=re.DOTALL)
-    return re.sub(r"(?i)\b((?:ssl)?password)=[^&]*", r"\1=***", masked)
+    masked = re.sub(r"(?i)\b((?:ssl)?password)=[^&]*", r"\1=***", url)
+    return re.sub(r"(://[^:@/]*:).*@", r"\1***@", masked, flags=re.DOTALL)

@@ -16,12 +16,14 @@ from typing import Protocol
 from ca_core.errors import CoreError, InternalError, Unavailable
 from ca_core.records.unit import Unit
 
-__all__ = ["BATCH", "Job", "UnitQueue", "UnitWriter", "first_come"]
+__all__ = ["BATCH", "Job", "UnitQueue", "UnitWriter", "disjoint", "first_come"]
 
 _LOG = logging.getLogger(__name__)
 _CLOSING_SECONDS = 10.0
 BATCH = 64
 """The most units in one transaction."""
+_LOOK_AT = 256
+"""How many that wait are looked at for one that can run beside the others."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +51,31 @@ class UnitWriter(Protocol):
 def first_come(waiting: deque[Job]) -> list[Job]:
     """The next batch, where a transaction may hold any units: those that wait longest."""
     return [waiting.popleft() for _ in range(min(BATCH, len(waiting)))]
+
+
+def disjoint(waiting: deque[Job]) -> list[Job]:
+    """The next batch: the unit that waits longest, and others that can run beside it.
+
+    A unit that runs alone is joined by the others of its kind that stand next to it.
+    """
+    batch = [waiting.popleft()]
+    touched = batch[0].unit.touches
+    if touched is None:
+        while waiting and len(batch) < BATCH and waiting[0].unit.touches is None:
+            batch.append(waiting.popleft())
+        return batch
+    taken = set(touched)
+    left: list[Job] = []
+    for _ in range(min(_LOOK_AT, len(waiting))):
+        job = waiting.popleft()
+        touches = job.unit.touches
+        if touches is None or len(batch) == BATCH or not taken.isdisjoint(touches):
+            left.append(job)
+        else:
+            taken |= touches
+            batch.append(job)
+    waiting.extendleft(reversed(left))
+    return batch
 
 
 class UnitQueue:

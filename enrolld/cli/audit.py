@@ -1,6 +1,7 @@
 """`enrolld audit`: who did what, whether that is still what was written, and the trail as a file."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -34,7 +35,8 @@ ONLY_ELSEWHERE = (
 )
 _FINDINGS = 3
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.IGNORECASE | re.ASCII)
-_LOGGED = re.compile(r"audit head [0-9]+ is ([0-9a-f]{64})\b", re.ASCII)
+_TELLER = "enrolld.chores"
+_LOGGED = re.compile(r"(?:[0-9:]{8} info +)?audit head [0-9]+ is ([0-9a-f]{64})", re.ASCII)
 
 
 @click.group(cls=GroupWithGlobals)
@@ -218,6 +220,17 @@ def _taken(path: Path) -> OperatorError:
     return OperatorError("file_exists", f"{path} is there already.", "Name a file that is not there yet.")
 
 
+def _message(line: str) -> str:
+    """What a line of the log says of heads, where it is JSON; else the line."""
+    if not line.startswith("{"):
+        return line
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    return str(fields.get("message", "")) if fields.get("log.logger") == _TELLER else ""
+
+
 def _kept(given: str) -> Iterator[str]:
     """The digests that a `--head` stands for."""
     if _DIGEST.fullmatch(given):
@@ -231,7 +244,8 @@ def _kept(given: str) -> Iterator[str]:
     with open(given, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             word = line.strip()
-            match = _DIGEST.fullmatch(word) or _LOGGED.search(word)
+            # The whole line, or the whole message of the one who says it: a peer's words may be in any other.
+            match = _DIGEST.fullmatch(word) or _LOGGED.fullmatch(_message(word))
             if match is not None:
                 found += 1
                 yield match[match.re.groups].lower()

@@ -84,11 +84,14 @@ def _installation(node: Node) -> Iterator[Finding]:
 
 async def _ask_core(node: Node, key: "UnlockKey | None") -> list[Finding]:
     from ca_core.core import Core
-    from enrolld.running import core_config
+    from enrolld.running import core_config, names_missing
 
     core = Core.open(core_config(node, key))
     try:
-        return [output.plain(finding) for finding in await core.check(node.names)]
+        found = [output.plain(finding) for finding in await core.check(node.names)]
+        if (missing := await names_missing(node, core)) is not None:
+            found.append(_of(missing))
+        return found
     finally:
         core.close()
 

@@ -162,9 +162,13 @@ def _forged(trail: Trail) -> None:
     [
         pytest.param("{0}\n\n# of Monday\n{1}\n", id="a-digest-a-line"),
         pytest.param(
-            "12:00:00 info    audit head 1 is {0}\nother words\n12:01:00 info audit head 2 is {1}\n", id="log"
+            "12:00:00 info    audit head 1 is {0}\nother words\n12:01:00 info    audit head 2 is {1}\n", id="log"
         ),
-        pytest.param('{{"message":"audit head 1 is {0}"}}\n{{"message":"audit head 2 is {1}"}}\n', id="log-in-json"),
+        pytest.param(
+            '{{"message":"audit head 1 is {0}","log.logger":"enrolld.chores"}}\n'
+            '{{"log.logger":"enrolld.chores","message":"audit head 2 is {1}"}}\n',
+            id="log-in-json",
+        ),
     ],
 )
 def test_heads_are_read_from_a_file_of_them_or_from_the_log(
@@ -178,6 +182,28 @@ def test_heads_are_read_from_a_file_of_them_or_from_the_log(
     assert shell.ask("audit", "verify")["ok"] is True, "all that is in the database fits"
     answer = shell.ask("audit", "verify", "--head", str(heads), status=3)
     assert codes(answer) == [("head_unknown", None)] * 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("12:00:00 info    127.0.0.1 GET /audit head 77 is {} 404", id="a-path-in-text"),
+        pytest.param(
+            "12:00:00 info    127.0.0.1 GET /12:00:00 info    audit head 77 is {}", id="a-whole-line-in-a-path"
+        ),
+        pytest.param(
+            '{{"message":"127.0.0.1 GET /audit head 77 is {} 404","log.logger":"enrolld.request"}}', id="a-path-in-json"
+        ),
+        pytest.param('{{"message":"audit head 77 is {}","log.logger":"enrolld.request"}}', id="another-teller"),
+        pytest.param('{{"enrolld.transaction_id":"audit head 77 is {}","log.logger":"enrolld.chores"}}', id="a-field"),
+    ],
+)
+def test_what_a_stranger_has_the_log_say_is_no_head(shell: Shell, trail: Trail, tmp_path: Path, line: str) -> None:
+    """Or anybody could raise the alarm that must be trusted, by one GET."""
+    heads = tmp_path / "heads"
+    heads.write_text(f"12:00:00 info    audit head 1 is {trail.digests[0]}\n{line.format('ab' * 32)}\n")
+    answer = shell.ask("audit", "verify", "--head", str(heads))
+    assert (answer["ok"], answer["kept_given"]) == (True, 1)
 
 
 @pytest.mark.parametrize(

@@ -440,7 +440,7 @@ def test_check_finds_that_the_database_is_of_another_version(shell: Shell) -> No
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     found = finding(shell)
     assert found["code"] == "store_revision"
-    assert found["remedy"].startswith("Use the version of enrolld that made this store")
+    assert found["remedy"].startswith("Nothing is wrong with it: use the version of enrolld that")
 
 
 @pytest.mark.parametrize("where", ["enrolld.db", "."])

@@ -16,7 +16,7 @@ from sqlalchemy import bindparam, func, select
 from ca_core.core import Core
 from ca_core.errors import ConstraintFailed, OperatorError, Unavailable
 from ca_core.model import Evidence
-from ca_core.records import postgres_database, postgres_link, postgres_writer, queue, times
+from ca_core.records import postgres_database, postgres_link, postgres_watch, postgres_writer, queue, times
 from ca_core.records.audit import AuditEvent
 from ca_core.records.leases import Leases
 from ca_core.records.opening import create_store, open_store, shown, upgrade_store
@@ -154,15 +154,15 @@ async def test_one_store_makes_a_batch_while_another_waits_for_the_disk(url: str
 )
 def test_a_batch_is_the_longest_waiting_unit_and_what_can_run_beside_it(waiting: list[str], chosen: list[int]) -> None:
     jobs = [Job(add(str(number), *touched), None) for number, touched in enumerate(waiting)]
-    queue = deque(jobs)
-    assert postgres_writer.disjoint(queue) == [jobs[number] for number in chosen]
-    assert list(queue) == [job for number, job in enumerate(jobs) if number not in chosen]
+    waiting_jobs = deque(jobs)
+    assert queue.disjoint(waiting_jobs) == [jobs[number] for number in chosen]
+    assert list(waiting_jobs) == [job for number, job in enumerate(jobs) if number not in chosen]
 
 
 def test_a_batch_has_a_bounded_size() -> None:
-    queue = deque(Job(add(f"r{number}", f"device:{number}"), None) for number in range(BATCH + 10))
-    assert len(postgres_writer.disjoint(queue)) == BATCH
-    assert [job.unit.guard.params["name"] for job in queue] == [f"r{BATCH + number}" for number in range(10)]
+    waiting = deque(Job(add(f"r{number}", f"device:{number}"), None) for number in range(BATCH + 10))
+    assert len(queue.disjoint(waiting)) == BATCH
+    assert [job.unit.guard.params["name"] for job in waiting] == [f"r{BATCH + number}" for number in range(10)]
 
 
 # --- lost connections ------------------------------------------------------------------------------------------------
@@ -417,6 +417,7 @@ async def test_commits_wait_for_the_disk_also_where_the_role_says_otherwise(post
         ("postgresql://me:hu#sh?!/[x]@host/db", "postgresql://me:***@host/db"),
         ("postgresql://me:hu@sh@host/db", "postgresql://me:***@host/db"),
         ("postgresql://me@[::1]:5432/db", "postgresql://me@[::1]:5432/db"),
+        ("postgresql://host:5432/db?user=me&password=hu@sh", "postgresql://host:5432/db?user=me&password=***"),
         ("sqlite:////var/lib/x.db", "sqlite:////var/lib/x.db"),
     ],
 )
@@ -663,7 +664,7 @@ async def test_a_node_that_stands_still_in_a_transaction_holds_up_nobody_for_lon
 async def test_a_database_that_does_not_commit_is_a_shortage_until_it_does(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_writer, "_SLOW", 0.3)
+    monkeypatch.setattr(postgres_watch, "_SLOW", 0.3)
     held = Held("commit")
     with opened(url, held) as store:
         committing = asyncio.ensure_future(store.commit(add("one", "device:1")))

@@ -290,8 +290,8 @@ async def test_why_tells_the_last_refusal_and_how_often(core: Core, clock: SetCl
         csr = csr_of(new_key(), "pacemaker")
         assert await code_of(core, device.evidence, csr) == "subject_mismatch"
     async with asyncio.timeout(20):
-        while len((await core.devices.why("default", "sensor")).timeline) < 4:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110  # refusals are written behind the answer
+        while len((await core.devices.why("default", "sensor")).timeline) < 4:  # noqa: ASYNC110  # written behind the answer
+            await asyncio.sleep(0.01)
     await core.devices.secret("default", "sensor", actor=ME)
     why = await core.devices.why("default", "sensor")
     assert why.sentence.startswith("It was refused 3 times lately, last at 2026-11-22T12:03:00Z: subject_mismatch.")
