@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import difflib
 import hashlib
 import importlib.metadata
 import logging
@@ -31,6 +32,7 @@ __all__ = ["Made", "Started", "make", "serve"]
 _LOG = logging.getLogger(__name__)
 
 _STORE_SECONDS = 60.0
+_MUCH_ALIKE = 0.88
 _KINDS = ("https", "http", "admin", "proxy-https", "proxy-http")
 
 
@@ -216,7 +218,8 @@ def _make_directory(node: Node) -> None:
 def _refuse_typos() -> None:
     """Before a CA is made: a variable that nobody reads may have been meant to name the one that there is."""
     for name, nearest in unknown_variables(os.environ):
-        if nearest:
+        # Much alike: an orchestrator's ENROLLD_PORT is no typing error.
+        if nearest and difflib.SequenceMatcher(None, name, nearest).ratio() > _MUCH_ALIKE:
             raise OperatorError(
                 "variable_unknown",
                 f"{name} is set, and means nothing here; no new CA is made beside it.",

@@ -510,3 +510,22 @@ def self_signed_ca(organization: str) -> bytes:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.mark.parametrize(
+    ("variable", "error"),
+    [
+        pytest.param("ENROLLD_STROE", "variable_unknown", id="letters-swapped"),
+        pytest.param("ENROLLD_STOR", "variable_unknown", id="letter-missing"),
+        pytest.param("ENROLLD_PORT", None, id="an-orchestrator-s"),
+        pytest.param("ENROLLD_SERVICE_HOST", None, id="another-of-its"),
+    ],
+)
+def test_no_ca_is_made_beside_one_that_a_mistyped_variable_may_mean(
+    tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch, variable: str, error: str | None
+) -> None:
+    monkeypatch.setenv(variable, "tcp://192.0.2.1:80")
+    new = Shell(tmp_path / "new", shell._capsys)
+    answer = new.ask("init", status=0 if error is None else 1)
+    assert answer.get("error") == error
+    assert (tmp_path / "new" / "enrolld.db").exists() == (error is None)
