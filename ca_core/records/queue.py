@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,32 +48,31 @@ class UnitWriter(Protocol):
         ...
 
 
-def first_come(waiting: deque[Job]) -> list[Job]:
+def first_come(waiting: deque[Job], in_flight: Sequence[Job]) -> list[Job]:  # noqa: ARG001  # of one writer
     """The next batch, where a transaction may hold any units: those that wait longest."""
     return [waiting.popleft() for _ in range(min(BATCH, len(waiting)))]
 
 
-def disjoint(waiting: deque[Job]) -> list[Job]:
-    """The next batch: the unit that waits longest, and others that can run beside it.
+def disjoint(waiting: deque[Job], in_flight: Sequence[Job]) -> list[Job]:
+    """The next batch where units run beside others: those that wait longest and touch nothing of what is `in_flight`.
 
-    A unit that runs alone is joined by the others of its kind that stand next to it.
+    Nothing overtakes what it has a name in common with, nor a unit that runs alone; such units make batches of their
+    own. Empty when all that wait have to wait longer.
     """
-    batch = [waiting.popleft()]
-    touched = batch[0].unit.touches
-    if touched is None:
-        while waiting and len(batch) < BATCH and waiting[0].unit.touches is None:
-            batch.append(waiting.popleft())
-        return batch
-    taken = set(touched)
+    if any(job.unit.touches is None for job in in_flight):
+        return []
+    if waiting and waiting[0].unit.touches is None:
+        alone: list[Job] = []
+        while not in_flight and waiting and len(alone) < BATCH and waiting[0].unit.touches is None:
+            alone.append(waiting.popleft())
+        return alone
+    taken = {name for job in in_flight for name in job.unit.touches or ()}
+    batch: list[Job] = []
     left: list[Job] = []
-    for _ in range(min(_LOOK_AT, len(waiting))):
+    while waiting and len(batch) < BATCH and len(left) < _LOOK_AT and (touches := waiting[0].unit.touches) is not None:
         job = waiting.popleft()
-        touches = job.unit.touches
-        if touches is None or len(batch) == BATCH or not taken.isdisjoint(touches):
-            left.append(job)
-        else:
-            taken |= touches
-            batch.append(job)
+        (batch if taken.isdisjoint(touches) else left).append(job)
+        taken |= touches
     waiting.extendleft(reversed(left))
     return batch
 
@@ -86,12 +85,13 @@ class UnitQueue:
         new_writer: Callable[[], UnitWriter],
         *,
         writers: int = 1,
-        choose: Callable[[deque[Job]], list[Job]] = first_come,
+        choose: Callable[[deque[Job], Sequence[Job]], list[Job]] = first_come,
     ) -> None:
         self._new_writer = new_writer
         self._writers = writers
         self._choose = choose
         self._jobs: deque[Job] = deque()
+        self._in_flight: list[Job] = []
         self._wake = threading.Condition()
         self._idle = 0
         self._closing = False
@@ -141,16 +141,26 @@ class UnitQueue:
                 _LOG.exception("the writer met a fault of its own")
                 for job in batch:
                     job.error = InternalError("the store met a fault of its own")
+            self._over(batch)
             _answer(batch)
         writer.close()
 
     def _take(self) -> list[Job]:
         with self._wake:
             self._idle += 1
-            while not self._jobs and not self._closing:
+            while True:
+                batch = self._choose(self._jobs, self._in_flight) if self._jobs else []
+                if batch or (self._closing and not self._jobs):
+                    self._idle -= 1
+                    self._in_flight += batch
+                    return batch
                 self._wake.wait()
-            self._idle -= 1
-            return self._choose(self._jobs) if self._jobs else []
+
+    def _over(self, batch: list[Job]) -> None:
+        """What had to wait for this batch need not any more."""
+        with self._wake:
+            self._in_flight = [job for job in self._in_flight if job not in batch]
+            self._wake.notify_all()
 
 
 def _answer(batch: list[Job]) -> None:

@@ -14,13 +14,16 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from sqlalchemy import literal, select
 
 from ca_core.authority.sealing import UnlockKey
 from ca_core.core import Core, CoreConfig
 from ca_core.csr import ParsedCsr
 from ca_core.errors import Refusal
 from ca_core.model import Call, Evidence, Issued, Operation, Refused, format_serial
+from ca_core.records.query import Query
 from ca_core.records.store import Hook
+from ca_core.records.unit import Guard, Unit
 from tests.helpers.bad_csr import good_csr
 from tests.helpers.postgres import Postgres
 
@@ -237,6 +240,14 @@ async def enrolled(
     label = None if realm == "default" else realm
     issued = await ask(core, Evidence(username="", secret=handed.secret), csr_of(own, name), label=label)
     return Enrolled(name, handed.secret, own, issued.certificate, format_serial(issued.serial))
+
+
+_NOTHING = Query(select(literal(1)))
+
+
+async def written(core: Core) -> None:
+    """Wait until all is written that was submitted before: by a unit that runs alone, and after them."""
+    await core.store.commit(Unit(Guard(_NOTHING, {}), 0))
 
 
 async def edit_realm(core: Core, name: str, old: str, new: str) -> None:

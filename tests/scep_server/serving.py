@@ -30,7 +30,7 @@ from scep_server.app import Scep
 from scep_server.tick import Tick
 from tests.est_server.wire import Reply, connection, read_reply
 from tests.helpers import bad_csr
-from tests.helpers.core import ME, START, Installation
+from tests.helpers.core import ME, START, Installation, written
 from tests.helpers.tls_pki import listening_socket
 from tests.scep_server.client import CIPHERS, HASHES, Envelope, Key, Request, issuer_and_serial, tlv
 
@@ -438,7 +438,7 @@ class Site:
 
     async def flush(self) -> None:
         """Until all that was submitted before is written: units are, in the order they come."""
-        await self.core.leases.hold("test", 1)
+        await written(self.core)
 
     async def explain(self, request_id: str) -> AttemptRow:
         await self.flush()

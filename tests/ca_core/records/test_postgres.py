@@ -143,25 +143,32 @@ async def test_one_store_makes_a_batch_while_another_waits_for_the_disk(url: str
 
 
 @pytest.mark.parametrize(
-    ("waiting", "chosen"),
+    ("in_flight", "waiting", "chosen"),
     [
-        pytest.param(["a", "b", "c"], [0, 1, 2], id="all-that-touch-nothing-in-common"),
-        pytest.param(["a", "a", "b"], [0, 2], id="one-that-has-to-wait-holds-up-nobody"),
-        pytest.param(["ab", "bc", "cd"], [0, 2], id="overlaps"),
-        pytest.param(["a", "", "b"], [0, 2], id="none-that-runs-alone-among-them"),
-        pytest.param(["", "", "a"], [0, 1], id="those-that-run-alone-one-after-another"),
+        pytest.param([], ["a", "b", "c"], [0, 1, 2], id="all-that-touch-nothing-in-common"),
+        pytest.param([], ["a", "a", "b"], [0, 2], id="one-that-has-to-wait-holds-up-nobody-else"),
+        pytest.param([], ["ab", "bc", "d"], [0, 2], id="overlaps"),
+        pytest.param([], ["ab", "bc", "cd"], [0], id="nothing-overtakes-what-it-touches-in-common"),
+        pytest.param([], ["a", "", "b"], [0], id="nothing-overtakes-one-that-runs-alone"),
+        pytest.param([], ["", "", "a"], [0, 1], id="those-that-run-alone-one-after-another"),
+        pytest.param(["a"], ["a", "b"], [1], id="beside-what-another-writer-writes"),
+        pytest.param(["a"], ["", "b"], [], id="one-that-runs-alone-waits-for-the-other-writer"),
+        pytest.param([""], ["b"], [], id="and-the-others-wait-for-it"),
     ],
 )
-def test_a_batch_is_the_longest_waiting_unit_and_what_can_run_beside_it(waiting: list[str], chosen: list[int]) -> None:
+def test_a_batch_is_what_can_run_now_and_waits_longest(
+    in_flight: list[str], waiting: list[str], chosen: list[int]
+) -> None:
+    writing = [Job(add("written", *touched), None) for touched in in_flight]
     jobs = [Job(add(str(number), *touched), None) for number, touched in enumerate(waiting)]
     waiting_jobs = deque(jobs)
-    assert queue.disjoint(waiting_jobs) == [jobs[number] for number in chosen]
+    assert queue.disjoint(waiting_jobs, writing) == [jobs[number] for number in chosen]
     assert list(waiting_jobs) == [job for number, job in enumerate(jobs) if number not in chosen]
 
 
 def test_a_batch_has_a_bounded_size() -> None:
     waiting = deque(Job(add(f"r{number}", f"device:{number}"), None) for number in range(BATCH + 10))
-    assert len(queue.disjoint(waiting)) == BATCH
+    assert len(queue.disjoint(waiting, [])) == BATCH
     assert [job.unit.guard.params["name"] for job in waiting] == [f"r{BATCH + number}" for number in range(10)]
 
 
@@ -817,3 +824,12 @@ async def test_a_server_that_lost_its_last_commits_is_noticed_and_the_trail_stay
         assert [row.device for row in await core.devices.list(limit=10)] == ["d-1", "d-3"]
     finally:
         core.close()
+
+
+async def test_what_one_process_submits_is_written_in_its_order(url: str) -> None:
+    """A refusal that was told is in the store before the act that follows it."""
+    with opened(url) as store:
+        for number in range(60):
+            store.submit(add(f"{number:02}-before", f"source:{number % 7}"))
+            await store.commit(add(f"{number:02}-then"))
+            assert (await names(store))[-2:] == [f"{number:02}-before", f"{number:02}-then"]

@@ -11,7 +11,7 @@ from ca_core.csr import ParsedCsr
 from ca_core.errors import NotAuthorized, Refusal
 from ca_core.model import Call, Evidence, Issued, Operation, Refused, format_serial
 from tests.helpers.bad_csr import rsa_key
-from tests.helpers.core import ME, Installation, PrivateKey, SetClock, csr_of, enrolled, new_key
+from tests.helpers.core import ME, Installation, PrivateKey, SetClock, csr_of, enrolled, new_key, written
 
 TRANSACTION = "5C3A"
 
@@ -86,7 +86,7 @@ async def test_a_poll_is_an_attempt_of_the_device(core: Core) -> None:
     key = new_key()
     issued = await request(core, await secret_of(core), key)
     await poll(core, key, request_id="scep-poll")
-    await core.leases.hold("test", 1)
+    await written(core)
     attempt = await core.attempts.explain("scep-poll")
     assert (attempt.outcome, attempt.code, attempt.operation) == ("issued", None, "CertPoll")
     assert (attempt.device, attempt.realm, attempt.protocol) == ("sensor", "default", "scep")
@@ -109,7 +109,7 @@ async def test_a_refused_poll_is_an_attempt_of_nobody_and_no_event(core: Core, i
     key = new_key()
     await request(core, await secret_of(core), key)
     assert await code_of_poll(core, new_key(), request_id="scep-poll") == "transaction_unknown"
-    await core.leases.hold("test", 1)
+    await written(core)
     attempt = await core.attempts.explain("scep-poll")
     assert (attempt.outcome, attempt.code, attempt.device) == ("refused", "transaction_unknown", None)
     assert (attempt.realm, attempt.transaction_id) == ("default", TRANSACTION)
@@ -269,7 +269,7 @@ async def test_the_time_of_a_poll_is_the_core_s(core: Core, clock: SetClock, ins
     await request(core, await secret_of(core), key)
     clock.forward(hours=1)
     await poll(core, key, request_id="scep-poll")
-    await core.leases.hold("test", 1)
+    await written(core)
     ((at,),) = installation.sql("SELECT at FROM attempt WHERE request_id = 'scep-poll'")
     assert at == int(clock.now.timestamp()) * 1000
     assert dt.datetime.fromtimestamp(at / 1000, dt.UTC) == clock.now

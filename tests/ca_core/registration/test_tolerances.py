@@ -8,7 +8,7 @@ import pytest
 from ca_core.core import Core
 from ca_core.errors import NotAuthorized, Unavailable
 from ca_core.model import Call, Evidence, Issued, Operation, Refused
-from tests.helpers.core import ME, PUBLIC_URL, Installation, PrivateKey, SetClock, csr_of, enrolled, new_key
+from tests.helpers.core import ME, PUBLIC_URL, Installation, PrivateKey, SetClock, csr_of, enrolled, new_key, written
 
 DES, TRIPLE, SHA1 = "scep.read_des", "scep.allow_3des", "scep.allow_sha1"
 CALL = Call("scep-0001", "scep", "PKCSReq", "192.0.2.1", transaction_id="5C3A")
@@ -38,7 +38,7 @@ async def secret_of(core: Core, device: str = "sensor", *, realm: str = "default
 
 async def counted(core: Core) -> dict[tuple[str, str], int]:
     """What the operator sees, once all that was submitted is written."""
-    await core.leases.hold("test", 1)
+    await written(core)
     return {(row.realm, row.tolerance): row.uses for row in (await core.status()).tolerances}
 
 
@@ -142,7 +142,7 @@ async def test_the_trail_says_what_it_took(core: Core, installation: Installatio
     own = Evidence(chain=(outcome.certificate,))
     await request(core, own, new_key(), SHA1, device="another", operation=Operation.RENEW)
     await request(core, own, new_key(), operation=Operation.RENEW, call=replace(CALL, transaction_id="5C3B"))
-    await core.leases.hold("test", 1)
+    await written(core)
     issued, plain = installation.events("certificate.issued")
     (refused,) = installation.events("request.refused")
     assert (issued["tolerances"], refused["tolerances"]) == ([SHA1, DES], [SHA1])

@@ -26,6 +26,7 @@ from tests.helpers.core import (
     edit_realm,
     enrolled,
     new_key,
+    written,
 )
 from tests.helpers.factory import idevid, root
 
@@ -393,7 +394,7 @@ async def test_a_refused_transaction_stands_in_the_attempt_and_the_event(
 ) -> None:
     csr = csr_of(new_key(), "another")
     assert await code_of(core, own.evidence, csr, "one", request_id="scep-0007") == "subject_mismatch"
-    await core.leases.hold("test", 1)
+    await written(core)
     assert (await core.attempts.explain("scep-0007")).transaction_id == "one"
     (event,) = installation.events("request.refused")
     assert (event["code"], event["transaction_id"]) == ("subject_mismatch", "one")
