@@ -25,6 +25,7 @@ from tests.helpers.core import (
     edit_realm,
     enrolled,
     new_key,
+    written,
 )
 from tests.helpers.factory import idevid, root
 
@@ -303,11 +304,6 @@ async def test_nothing_is_issued_while_the_clock_stands_before_the_newest_event(
 # --- what is written of it -------------------------------------------------------------------------------------------
 
 
-async def settled(core: Core) -> None:
-    """Wait until all that was submitted before is written."""
-    await core.leases.hold("settled", 1)
-
-
 async def test_refusals_of_proven_requesters_are_audited_and_junk_is_not(
     core: Core, installation: Installation
 ) -> None:
@@ -315,7 +311,7 @@ async def test_refusals_of_proven_requesters_are_audited_and_junk_is_not(
     for serial in range(5):
         assert await code_of(core, device.evidence, csr_of(new_key(), f"other-{serial}")) == "subject_mismatch"
         assert await code_of(core, Evidence(secret="junk.junk"), csr_of(new_key())) == "secret_unknown"
-    await settled(core)
+    await written(core)
     events = installation.events("request.refused")
     assert [event["code"] for event in events] == ["subject_mismatch"], "the same refusal within a minute is one event"
 
@@ -342,7 +338,7 @@ async def test_a_device_that_is_refused_finds_it_in_its_own_history(core: Core, 
     with pytest.raises(Refusal) as caught:
         await core.registration.authenticate(resolved, evidence, csr)
     core.registration.refused(caught.value, call, resolved)
-    await settled(core)
+    await written(core)
     why = await core.devices.why("default", "sensor")
     assert (why.timeline[0].code, why.timeline[0].request_id) == (code, "k7f3-9xq2")
     assert (await core.attempts.explain("K7F3-9XQ2 ")).device == "sensor"
@@ -355,7 +351,7 @@ async def test_attempts_are_bounded_per_device_and_per_unknown_caller(core: Core
         await code_of(core, device.evidence, csr_of(device.key, "other"))
         call = Call(f"junk-{number:04}", "est", "simpleenroll", "198.51.100.7")
         core.registration.refused(MalformedRequest("not_base64", "no"), call, resolved)
-    await settled(core)
+    await written(core)
     assert len((await core.devices.why("default", "sensor")).timeline) == 20
     assert await core.attempts.count() == 40
     assert (await core.attempts.explain("junk-0029")).code == "not_base64"
@@ -366,7 +362,7 @@ async def test_a_flood_of_junk_is_counted_and_not_written(core: Core) -> None:
     for number in range(2000):
         source = f"198.51.{number // 250}.{number % 250}"
         core.registration.refused(MalformedRequest("not_base64", "no"), Call("junk-0001", "est", "x", source), resolved)
-    await settled(core)
+    await written(core)
     assert core.attempts.dropped >= 1500
     assert await core.attempts.count() + core.attempts.dropped == 2000
 
@@ -389,7 +385,7 @@ async def test_our_own_faults_stand_in_the_device_s_history(core: Core, clock: S
     with pytest.raises(Unavailable):
         await ask(core, evidence, csr_of(new_key()))
     clock.forward(hours=1)
-    await settled(core)
+    await written(core)
     [attempt] = (await core.devices.why("default", "sensor")).timeline
     assert (attempt.outcome, attempt.code, "clock" in str(attempt.detail)) == ("error", "internal_error", True)
 
@@ -401,7 +397,7 @@ async def test_a_noisy_source_does_not_keep_others_from_being_explained(core: Co
         core.registration.refused(MalformedRequest("not_base64", "no"), call, resolved)
     quiet = Call("quiet-0001", "est", "simpleenroll", "203.0.113.5")
     core.registration.refused(MalformedRequest("not_base64", "no"), quiet, resolved)
-    await settled(core)
+    await written(core)
     assert (await core.attempts.explain("quiet-0001")).source == "203.0.113.5"
 
 
