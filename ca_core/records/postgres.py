@@ -13,7 +13,7 @@ from ca_core.meter import NO_METER, Meter
 from ca_core.model import Clock
 from ca_core.records import times
 from ca_core.records.audit import Chain
-from ca_core.records.postgres_link import conninfo_of, numbered, parameters, unreachable
+from ca_core.records.postgres_link import NOW, conninfo_of, numbered, parameters, unreachable
 from ca_core.records.postgres_reader import Reader
 from ca_core.records.postgres_watch import Watch
 from ca_core.records.postgres_writer import Writer
@@ -28,7 +28,6 @@ _WRITERS = 2  # one batch is made while another waits for the disk
 _READ_SECONDS = 10.0
 _CRL_SECONDS = 120.0
 _COMMIT_SECONDS = 30.0
-_NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
 class _Line:
@@ -103,7 +102,7 @@ class PostgresStore:
     async def measure_drift(self) -> float:
         """See `Store`."""
         before = times.unix_now()
-        rows = await self._read(_NOW, [])
+        rows = await self._read(NOW, [])
         self._watch.measured(rows[0][0], before, times.unix_now())
         return self._watch.drift
 

@@ -118,9 +118,9 @@ def _migrate(url: str) -> None:
         try:
             migrate(given)
             return
+        except (OperatorError, Unavailable):
+            raise
         except Exception as exc:
-            if isinstance(exc, OperatorError | Unavailable):
-                raise
             is_locked = isinstance(getattr(exc, "orig", None), psycopg.errors.LockNotAvailable)
             if is_locked and tried < _TRIES:
                 time.sleep(tried)  # those whom the wait held up go first

@@ -16,7 +16,7 @@ from ca_core.errors import OperatorError, Unavailable
 from ca_core.records.query import Query, Value
 
 __all__ = [
-    "PREFIXES",
+    "NOW",
     "check_server",
     "clean",
     "connect",
@@ -27,7 +27,8 @@ __all__ = [
     "without_password",
 ]
 
-PREFIXES = ("postgresql://", "postgres://")
+NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
+"""The database's clock, in seconds since 1970."""
 _OLDEST = 14
 _ENCODED = "In a password, write @ as %40, / as %2f, : as %3a, # as %23, ? as %3f and % as %25."
 _DEFAULTS: dict[str, str | int] = {

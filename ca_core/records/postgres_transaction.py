@@ -14,7 +14,7 @@ from ca_core.errors import ConditionFailed
 from ca_core.model import Clock
 from ca_core.records import times
 from ca_core.records.audit import INSERT_EVENT, INSERT_WRITER, UPDATE_WRITER, Chain
-from ca_core.records.postgres_link import lock_number, numbered, parameters
+from ca_core.records.postgres_link import NOW, lock_number, numbered, parameters
 from ca_core.records.postgres_watch import Watch
 from ca_core.records.query import Query, Value
 from ca_core.records.queue import Job
@@ -27,7 +27,6 @@ _GATE = lock_number("gate")
 _SHARE_GATE = f"SELECT pg_advisory_xact_lock_shared({_GATE})"
 _OWN_GATE = f"SELECT pg_advisory_xact_lock({_GATE})"
 _LOCK = "SELECT count(pg_advisory_xact_lock(number)) FROM unnest($1::bigint[]) AS number"
-_NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 _Connection = psycopg.Connection[tuple[Any, ...]]
 _Cursor = psycopg.Cursor[tuple[Any, ...]]
@@ -50,6 +49,7 @@ class Transaction:
 
     def __init__(self, chain: Chain, watch: Watch, clock: Clock | None, at: Callable[[str], None]) -> None:
         self._chain = chain
+        self._place = chain.place
         self._watch = watch
         self._clock = clock
         self._at = at
@@ -125,7 +125,7 @@ class Transaction:
     def _look_at_clock(self, connection: _Connection) -> None:
         # By itself: a pipeline does not arm the server's `idle_in_transaction_session_timeout`, what follows it does.
         asked = times.unix_now()
-        row = connection.execute(_NOW, binary=True).fetchone()
+        row = connection.execute(NOW, binary=True).fetchone()
         if row is not None:
             self._watch.measured(row[0], asked, times.unix_now())
 
@@ -158,7 +158,7 @@ class Transaction:
 
     def _end_events(self, connection: _Connection) -> None:
         """Say where the chain ends now; again by itself, see `_look_at_clock`."""
-        if self._chain.place[0]:
+        if self._chain.place != self._place:
             run(connection, UPDATE_WRITER, self._chain.head_row())
         else:
             connection.execute("SELECT 1")

@@ -84,9 +84,7 @@ class Writer:
 
     def close(self) -> None:
         """Let go of the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._drop()
 
     def write(self, batch: list[Job]) -> None:
         """See `UnitWriter`."""
@@ -215,10 +213,13 @@ class Writer:
             self._connection = connect(self._text)
             self._connection.execute(_SHARD)
             if self._chain.place[0] and self._kept() != self._chain.place:
-                # A server that came back without its last commits: a standby that was behind, or an old backup.
-                _LOG.error("the database lacks audit events that it had: its trail goes on under another writer")
-                self._chain = self._new_chain()
+                self._begin_anew()
         return self._connection
+
+    def _begin_anew(self) -> None:
+        """After a server came back without its last commits: a standby that was behind, or an old backup."""
+        _LOG.error("the database lacks audit events that it had: its trail goes on under another writer")
+        self._chain = self._new_chain()
 
     def _end_frozen(self) -> None:
         """End transactions of nodes that stand still, whose locks nobody would ever give back.
@@ -275,8 +276,7 @@ class Writer:
         if kept == before or (kept is None and not before[0]):
             self._chain.back_to(before)
         else:
-            _LOG.error("the database lacks audit events that it had: its trail goes on under another writer")
-            self._chain = self._new_chain()
+            self._begin_anew()
         return False
 
     def _at(self, step: str) -> None:
