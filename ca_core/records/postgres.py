@@ -5,13 +5,13 @@ writers (`postgres_writer`). A database that goes away fails what needs it, and 
 """
 
 import asyncio
+import time
 
 import psycopg
 
 from ca_core.errors import Unavailable
 from ca_core.meter import NO_METER, Meter
 from ca_core.model import Clock
-from ca_core.records import times
 from ca_core.records.audit import Chain
 from ca_core.records.postgres_link import NOW, conninfo_of, numbered, parameters, unreachable
 from ca_core.records.postgres_reader import Reader
@@ -101,9 +101,9 @@ class PostgresStore:
 
     async def measure_drift(self) -> float:
         """See `Store`."""
-        before = times.unix_now()
+        asked = time.monotonic()
         rows = await self._read(NOW, [])
-        self._watch.measured(rows[0][0], before, times.unix_now())
+        self._watch.measured(rows[0][0], time.monotonic() - asked)
         return self._watch.drift
 
     async def _read(self, text: str, values: list[Value]) -> list[Row]:

@@ -5,6 +5,7 @@ in many writers of many nodes, any other unit runs alone. So nobody changes what
 READ COMMITTED, where nothing has to be tried again for having met a stranger's page.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,6 +54,9 @@ class Transaction:
         self._watch = watch
         self._clock = clock
         self._at = at
+        self._looked = 0.0
+        self._now: tuple[int, int] | None = None
+        """What the clock said before and after it was compared with the database's, in milliseconds since 1970."""
 
     def write(self, connection: _Connection, batch: list[Job]) -> None:
         """All but the COMMIT. Raises `ClockWrong`, `UnexpectedRows`, psycopg.Error."""
@@ -124,10 +128,15 @@ class Transaction:
 
     def _look_at_clock(self, connection: _Connection) -> None:
         # By itself: a pipeline does not arm the server's `idle_in_transaction_session_timeout`, what follows it does.
-        asked = times.unix_now()
+        asked = time.monotonic()
         row = connection.execute(NOW, binary=True).fetchone()
+        self._looked = time.monotonic()
+        before = self._clock() if self._clock is not None else None
         if row is not None:
-            self._watch.measured(row[0], asked, times.unix_now())
+            self._watch.measured(row[0], self._looked - asked)
+        if self._clock is not None and before is not None:
+            readings = sorted((times.to_ms(before), times.to_ms(self._clock())))
+            self._now = readings[0], readings[1]
 
     def _judge_clock(self, jobs: list[Job]) -> None:
         """Raise `ClockWrong` for units whose events bear a time that may be wrong."""
@@ -136,10 +145,11 @@ class Transaction:
             return
         if (trouble := self._watch.clock_trouble()) is not None:
             raise ClockWrong(trouble, timely)
-        # The clock may have been wrong when a unit was decided, and set right since.
-        if self._clock is not None:
-            now = times.to_ms(self._clock())
-            if strange := [job for job in timely if not now - _OLDEST <= job.unit.at <= now + _NEWEST]:
+        # The clock may have been wrong when a unit was decided, and set right since; or be wrong since it was compared.
+        if self._now is not None:
+            since = round((time.monotonic() - self._looked) * 1000)
+            earliest, latest = (reading + since for reading in self._now)
+            if strange := [job for job in timely if not latest - _OLDEST <= job.unit.at <= earliest + _NEWEST]:
                 raise ClockWrong("this machine's clock was set while a record was made: ask again", strange)
 
     def _steps(self, connection: _Connection, job: Job) -> list[tuple[_Cursor, Query, int | None]]:

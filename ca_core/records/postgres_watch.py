@@ -2,6 +2,7 @@
 
 import time
 
+from ca_core.records import times
 from ca_core.records.store import CLOCK_LEEWAY
 
 __all__ = ["Watch"]
@@ -28,9 +29,14 @@ class Watch:
         """It is over with it, one way or the other."""
         self._writing.pop(writer, None)
 
-    def measured(self, theirs: float, before: float, after: float) -> None:
-        """The database said `theirs` between two looks at this machine's clock (seconds since 1970)."""
-        self.drift = theirs - min(max(theirs, before), after)
+    def measured(self, theirs: float, took: float) -> None:
+        """The database has just said `theirs` (seconds since 1970), within the last `took` seconds.
+
+        How long it took must come from a clock that nobody can set: one that was set while the database was asked
+        says two times, and its own would lie between them.
+        """
+        ours = times.unix_now()
+        self.drift = theirs - min(max(theirs, ours - took), ours)
 
     def clock_trouble(self) -> str | None:
         """Why this machine's clock forbids to write anything that bears a time."""

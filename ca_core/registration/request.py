@@ -9,7 +9,7 @@ import datetime as dt
 import logging
 import time
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, select
 
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuers
@@ -20,11 +20,12 @@ from ca_core.meter import NO_METER, Meter
 from ca_core.model import Call, Clock, Evidence, Issued, Operation, Pending, Refused, Requester, format_serial
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query
-from ca_core.records.schema import audit, certificate
-from ca_core.records.store import CLOCK_LEEWAY, Store
+from ca_core.records.schema import certificate
+from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.registration.attempts import Attempts, attempt_row, transaction_details
 from ca_core.registration.issued import Decision, issued_unit
+from ca_core.registration.moment import NEWEST_EVENT, Watch, is_behind
 from ca_core.registration.poll import poll_transaction
 from ca_core.registration.profile import check_asked, choose_issuer, choose_profile, make_plan
 from ca_core.registration.realm import Realms, Resolved
@@ -33,7 +34,6 @@ from ca_core.registration.retransmission import asked_before, request_key, serve
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 5
-_CLOCK_LEEWAY_MS = 60_000  # enforces case 61
 _AUDIT_SAME_REFUSAL = 60.0
 _KEPT_IN_MEMORY = frozenset({"realm_version", "issuer_active"})
 _NO_JUNK = frozenset({"credentials_missing"})
@@ -60,10 +60,8 @@ _TRANSACTED = Query(
     )
     .limit(1)
 )
-_NEWEST = select(func.max(audit.c.at))
-_NEWEST_EVENT = Query(_NEWEST)
 # In one statement, because taking SQLite's read lock costs more than looking up a row.
-_FACTS = Query(select(_NEWEST.scalar_subquery(), BLOCKED_KEY.scalar_subquery(), _OTHERS_KEY.scalar_subquery()))
+_FACTS = Query(select(NEWEST_EVENT.scalar_subquery(), BLOCKED_KEY.scalar_subquery(), _OTHERS_KEY.scalar_subquery()))
 
 
 class Registration:
@@ -91,16 +89,18 @@ class Registration:
         self._issuance = issuance
         self._attempts = attempts
         self._clock = clock
+        self._watch = Watch(store, clock)
         self._public_url = public_url
         self._demo = demo
         self._audited: dict[tuple[int, str], float] = {}
 
     async def authenticate(self, resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Requester:
         """Who is asking. Raises `NotAuthenticated`, `NotAuthorized`, `Unavailable`; see `requester.authenticate`."""
+        moment = self._watch.now()
         try:
-            return await authenticate(self._store, resolved.realm, evidence, csr, self._clock())
+            return await authenticate(self._store, resolved.realm, evidence, csr, moment.at)
         except Refusal:
-            await self._doubt_the_clock()
+            await self._watch.doubt(moment)
             raise
 
     async def enroll(
@@ -123,8 +123,9 @@ class Registration:
         """Decided on facts that held until the commit, as often as that takes."""
         try:
             for tried in range(1, _TRIES + 1):
+                moment = self._watch.now()
                 try:
-                    return await self._decide(resolved, requester, csr, operation, call)
+                    return await self._decide(resolved, requester, csr, operation, call, moment.at)
                 except ConditionFailed as exc:
                     _LOG.info("request %s is decided again: %s", call.request_id, exc)
                     if not _KEPT_IN_MEMORY.isdisjoint(exc.conditions):
@@ -138,26 +139,16 @@ class Registration:
                 requester = await self.authenticate(resolved, requester.evidence, csr)
             raise NotAuthorized("changed_meanwhile", "What the request stands on keeps changing; ask again.")
         except Refusal as refusal:
-            await self._doubt_the_clock()
+            await self._watch.doubt(moment)
             return Refused(self.refused(refusal, call, resolved, requester=requester, csr=csr))
-
-    async def _doubt_the_clock(self) -> None:
-        """Before a refusal leaves: a device takes it for final, and time may have been the reason.
-
-        Raises `Unavailable` on a node whose clock is wrong, which it may not have noticed yet.
-        """
-        drift = await self._store.measure_drift()
-        if abs(drift) > CLOCK_LEEWAY:  # enforces case 61
-            raise Unavailable(f"this machine's clock is {abs(drift):.0f} s from the database's: set the clock")
 
     async def poll(self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call) -> Issued | Refused:
         """The certificate of a transaction that is over, for the key (SHA-256) that began it."""
+        moment = self._watch.now()
         try:
-            device, issued = await poll_transaction(
-                self._store, resolved.realm, transaction_id, signer_key, self._clock()
-            )
+            device, issued = await poll_transaction(self._store, resolved.realm, transaction_id, signer_key, moment.at)
         except Refusal as refusal:
-            await self._doubt_the_clock()
+            await self._watch.doubt(moment)
             return Refused(self.refused(refusal, call, resolved))
         at = to_ms(self._clock())
         detail = "the transaction's certificate, asked for again"
@@ -234,13 +225,17 @@ class Registration:
 
     async def clock_is_behind(self) -> bool:
         """Whether the clock stands more than a minute before the store's newest event; nothing is issued then."""
-        row = await self._store.first(_NEWEST_EVENT)
-        return row is not None and _is_behind(self._clock(), row[0])
+        return await self._watch.is_behind()
 
     async def _decide(
-        self, resolved: Resolved, requester: Requester, csr: ParsedCsr, operation: Operation, call: Call
+        self,
+        resolved: Resolved,
+        requester: Requester,
+        csr: ParsedCsr,
+        operation: Operation,
+        call: Call,
+        now: dt.datetime,
     ) -> Issued:
-        now = self._clock()
         realm, document = resolved.realm, resolved.realm.document
         # (1) What may it have? Refusals leave here.
         profile = choose_profile(resolved, requester.device)
@@ -289,7 +284,7 @@ class Registration:
             _FACTS, spki_sha256=csr.spki_sha256, realm_id=requester.realm_id, device_id=requester.device.id
         )
         newest_event, blocked, others_certificate = row or (None, None, None)
-        if _is_behind(now, newest_event):  # enforces case 61
+        if is_behind(now, newest_event):  # enforces case 61
             raise Unavailable("this machine's clock stands before the store's newest event: set the clock")
         if blocked is not None:
             raise BadKey("key_blocked", "The key is blocked.")
@@ -346,10 +341,6 @@ class Registration:
 def _credential_of(requester: Requester) -> tuple[str, bytes]:
     """What was shown, so that each is counted by itself."""
     return requester.means.value, requester.credential
-
-
-def _is_behind(now: dt.datetime, newest_event: int | None) -> bool:
-    return newest_event is not None and to_ms(now) < newest_event - _CLOCK_LEEWAY_MS
 
 
 def _refused_event(refusal: Refusal, call: Call, realm: str, device: str, requester: Requester | None) -> AuditEvent:

@@ -2,8 +2,10 @@
 
 import asyncio
 import datetime as dt
+import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -11,10 +13,10 @@ from cryptography import x509
 from ca_core.core import Core, CoreConfig
 from ca_core.csr import ParsedCsr
 from ca_core.errors import Unavailable
-from ca_core.model import Evidence
+from ca_core.model import Evidence, Operation, Refused
 from tests.attack_cases.field import EST, SCEP, Field, field_of
 from tests.attack_cases.talk import Heard
-from tests.helpers.core import ME, Installation, SetClock, ask, csr_of, enrolled, new_key
+from tests.helpers.core import CALL, ME, Installation, SetClock, ask, code_of, csr_of, enrolled, new_key
 from tests.helpers.daemon import Daemon, run_enrolld, running_daemon
 
 CRL = b"GET /pki/default-ec-1/0.crl HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -157,3 +159,76 @@ async def test_case_61_ten_years_ahead_nothing_outlives_its_issuer_and_afterward
     assert back.next_update_utc is not None
     assert back.next_update_utc > back.last_update_utc
     assert await core.clock_is_behind()
+
+
+# --- a clock that is set right while a request is being decided -------------------------------------------------------
+
+
+class Interrupted:
+    """A clock that is wrong by `wrong` at its next `readings`, and right before and after."""
+
+    def __init__(self, clock: SetClock) -> None:
+        self._clock = clock
+        self.wrong = dt.timedelta(0)
+        self.readings = 0
+
+    def __call__(self) -> dt.datetime:
+        if self.readings:
+            self.readings -= 1
+            return self._clock() + self.wrong
+        return self._clock()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        pytest.param(dt.timedelta(days=400), "certificate_expired", id="forward"),
+        pytest.param(dt.timedelta(days=-400), "certificate_not_yet_valid", id="back"),
+    ],
+)
+async def test_case_61_a_clock_that_is_set_right_while_a_request_is_decided_refuses_no_device_for_good(
+    core: Core, clock: SetClock, installation: Installation, wrong: dt.timedelta, code: str
+) -> None:
+    device = await enrolled(core)
+    csr = csr_of(new_key(), device.name)
+    interrupted = Interrupted(clock)
+    other = Core.open(replace(installation.config(), clock=interrupted))
+    try:
+        interrupted.wrong, interrupted.readings = wrong, 1
+        assert "was set by" in await why_not(other, device.evidence, csr)
+        assert interrupted.readings == 0
+        interrupted.readings = 100  # the twin: a clock that stays as it is is believed, where it can't be known better
+        assert await code_of(other, device.evidence, csr) == code
+        interrupted.readings = 0
+        assert (await ask(other, device.evidence, csr)).certificate
+    finally:
+        other.close()
+
+
+async def test_case_61_a_clock_that_is_set_right_between_proof_and_decision_strands_no_transaction(
+    core: Core, clock: SetClock, installation: Installation
+) -> None:
+    device = await enrolled(core)
+    interrupted = Interrupted(clock)
+    other = Core.open(replace(installation.config(), clock=interrupted))
+    try:
+        resolved = await other.realms.resolve("scep", None, None)
+        key = hashlib.sha256(b"a key that began nothing").digest()
+        interrupted.wrong, interrupted.readings = dt.timedelta(days=400), 1
+        with pytest.raises(Unavailable, match="was set by"):
+            await other.registration.poll(resolved, "of-nobody", key, CALL)
+        polled = await other.registration.poll(resolved, "of-nobody", key, CALL)  # the twin
+        assert isinstance(polled, Refused)
+        assert polled.refusal.code == "transaction_unknown"
+
+        resolved = await other.realms.resolve("est", None, None)
+        foreign = csr_of(new_key(), "another-name")
+        requester = await other.registration.authenticate(resolved, device.evidence, foreign)
+        interrupted.readings = 1
+        with pytest.raises(Unavailable, match="was set by"):
+            await other.registration.enroll(resolved, requester, foreign, Operation.ENROLL, CALL)
+        refused = await other.registration.enroll(resolved, requester, foreign, Operation.ENROLL, CALL)  # the twin
+        assert isinstance(refused, Refused)
+        assert refused.refusal.code == "subject_mismatch"
+    finally:
+        other.close()

@@ -33,10 +33,13 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came: a certificate (DER), a refusal that is meant, 503 (`put_off`), or something else (`strange`)."""
+    """What came: a certificate (DER), a refusal that is meant (`told` is what stood in it), 503 (`put_off`), or
+    something else (`strange`).
+    """
 
     certificate: bytes | None = None
     refused: bool = False
+    told: str = ""
     put_off: bool = False
     strange: str = ""
 
@@ -91,7 +94,9 @@ class Est:
         )
         if status == 200:
             return Answer(wire.only_certificate(base64.b64decode(body)).public_bytes(Encoding.DER))
-        return Answer(refused=True) if status in (401, 403) else _neither(status, body)
+        if status in (401, 403):
+            return Answer(refused=True, told=body.decode(errors="replace").strip())
+        return _neither(status, body)
 
 
 class Scep:
@@ -129,7 +134,7 @@ class Scep:
             if status == 200 and scep_wire.succeeded(body):
                 return Answer(scep_wire.issued_in(body, signing).public_bytes(Encoding.DER))
             if status == 200 and scep_wire.failed(body):
-                return Answer(refused=True)
+                return Answer(refused=True, told=scep_wire.told_in(body))
             return _neither(status, body)
 
         return Wanted(Enrollment(device, _spki(key), secret), ask)
@@ -161,7 +166,7 @@ def ask_once(wanted: Wanted) -> bool:
     if answer.certificate is not None:
         enrollment.received.append(answer.certificate)
     elif answer.refused:
-        enrollment.refused = True
+        enrollment.refused, enrollment.told = True, answer.told
     elif answer.put_off:
         enrollment.put_off += 1
         return False

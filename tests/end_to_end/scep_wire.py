@@ -76,6 +76,11 @@ def failed(reply: bytes) -> bool:
     return _STATUS + b"2" in reply
 
 
+def told_in(reply: bytes) -> str:
+    """What a FAILURE says of itself, as far as it can be read: its failInfoText ends in the request id."""
+    return "".join(chr(byte) for byte in reply[-4096:] if 32 <= byte < 127).partition("(request ")[2][:9]
+
+
 def issued_in(reply: bytes, key: rsa.RSAPrivateKey) -> x509.Certificate:
     """The certificate in a SUCCESS that is encrypted to the key with AES."""
     content = cms.ContentInfo.load(reply, strict=True)["content"]["encap_content_info"]["content"].native

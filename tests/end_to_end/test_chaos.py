@@ -236,7 +236,8 @@ def test_whatever_fails_no_certificate_is_lost_no_secret_serves_twice_and_it_ser
 
         serves_again(nodes)
         won = fleet.ask_again(ASKED_AGAIN)
-        assert violations(nodes.store_url, fleet.enrollments) == []
+        found = violations(nodes.store_url, fleet.enrollments)
+        assert found == [], "\n".join(why(nodes, found))
         the_trail_verifies(nodes)
         the_indexes_are_sound(postgres)
         assert won > 0, "nobody competed"
@@ -256,6 +257,13 @@ def test_whatever_fails_no_certificate_is_lost_no_secret_serves_twice_and_it_ser
         assert chaos.kills >= ACTS // 3, "too few were killed"
         assert len(held) >= 3 * ACTS, "too few were enrolled"
         assert lost + put_off >= ACTS // 3, "the acts met nobody"
+
+
+def why(nodes: Nodes, found: list[str]) -> Iterator[str]:
+    """What the store says of the devices that something is wrong with, for whoever reads the failure."""
+    for device in {sentence.split()[0] for sentence in found}:
+        done = run_enrolld(nodes.members[0].directory, "device", "why", device)
+        yield done.stdout.decode() or done.stderr.decode()
 
 
 def serves_again(nodes: Nodes) -> None:

@@ -29,6 +29,7 @@ class Enrollment:
     secret: str | None
     received: list[bytes] = field(default_factory=list)  # DER, of every answer that carried one
     refused: bool = False
+    told: str = ""  # with the refusal
     lost: int = 0  # tries that were cut
     not_heard: int = 0  # tries that met nobody
     put_off: int = 0  # tries that were told to come again
@@ -117,7 +118,7 @@ def _answered(enrollments: Sequence[Enrollment]) -> Iterator[str]:
         if not one.refused and not one.received:
             yield f"{one.device} retried and ended without a certificate"
         if one.refused and one.secret is None:
-            yield f"{one.device} was refused a renewal"
+            yield f"{one.device} was refused a renewal" + (f": {one.told}" if one.told else "")
         if len(set(one.received)) > 1:
             yield f"{one.device} got {len(set(one.received))} certificates for one request"
         if any(spki_of(x509.load_der_x509_certificate(der)) != one.spki for der in one.received):

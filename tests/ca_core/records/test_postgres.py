@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, func, select
 
 from ca_core.core import Core
 from ca_core.errors import ConstraintFailed, OperatorError, Unavailable
-from ca_core.model import Evidence
+from ca_core.model import Clock, Evidence
 from ca_core.records import postgres_database, postgres_link, postgres_watch, postgres_writer, queue, times
 from ca_core.records.audit import AuditEvent
 from ca_core.records.leases import Leases
@@ -60,8 +60,8 @@ def store(url: str) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def opened(url: str, hook: Hook | None = None) -> Iterator[Store]:
-    found = open_store(url, process="test", version="1", hook=hook)
+def opened(url: str, hook: Hook | None = None, clock: Clock | None = None) -> Iterator[Store]:
+    found = open_store(url, process="test", version="1", hook=hook, clock=clock)
     try:
         yield found
     finally:
@@ -379,6 +379,47 @@ async def test_a_clock_that_is_off_by_less_than_a_minute_is_good_enough(
     await store.commit(add("one"))
     assert -56 < store.drift < -54
     assert store.shortage() is None
+
+
+@pytest.mark.parametrize("touches", [(), ("device:1",)], ids=["alone", "together"])
+@pytest.mark.parametrize("readings", [0, 1], ids=["before-it-is-read", "after-it-was-read"])
+async def test_case_61_a_clock_that_is_set_while_it_is_compared_dates_nothing(
+    url: str, monkeypatch: pytest.MonkeyPatch, readings: int, touches: tuple[str, ...]
+) -> None:
+    """Found by chaos: a certificate from a year on, since the clock was right when the database was asked."""
+    clock = _Leaping(readings)
+    monkeypatch.setattr(times, "unix_now", clock.seconds)
+    with opened(url, clock=clock) as store:
+        await store.commit(replace(add("before", *touches), at=times.to_ms(clock())))  # the twin: nobody sets it
+        clock.leap()
+        with pytest.raises(Unavailable, match=r"set the clock|was set while"):
+            await store.commit(replace(add("wrong", *touches), at=times.to_ms(clock.after)))
+        assert await actions(store) == ["added.before"]
+
+
+class _Leaping:
+    """A clock that is right for some readings after `leap`, and a year ahead from then on."""
+
+    def __init__(self, readings: int) -> None:
+        self._readings = readings
+        self._left: int | None = None
+
+    def __call__(self) -> dt.datetime:
+        return dt.datetime.fromtimestamp(self.seconds(), dt.UTC)
+
+    @property
+    def after(self) -> dt.datetime:
+        """What it says when it has leapt."""
+        return dt.datetime.fromtimestamp(time.time() + 365 * 86_400, dt.UTC)
+
+    def seconds(self) -> float:
+        if self._left is None:
+            return time.time()
+        self._left -= 1
+        return time.time() if self._left >= 0 else self.after.timestamp()
+
+    def leap(self) -> None:
+        self._left = self._readings
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------------
