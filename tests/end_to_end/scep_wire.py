@@ -77,8 +77,8 @@ def failed(reply: bytes) -> bool:
 
 
 def told_in(reply: bytes) -> str:
-    """What a FAILURE says of itself, as far as it can be read: its failInfoText ends in the request id."""
-    return "".join(chr(byte) for byte in reply[-4096:] if 32 <= byte < 127).partition("(request ")[2][:9]
+    """What a FAILURE says of itself, as far as it can be read: its failInfoText ends with the request id."""
+    return "".join(chr(byte) for byte in reply[-4096:] if 32 <= byte < 127).partition("request id ")[2][:9]
 
 
 def issued_in(reply: bytes, key: rsa.RSAPrivateKey) -> x509.Certificate:
