@@ -42,7 +42,7 @@ class Watch:
         self._store = store
         self._clock = clock
 
-    def now(self) -> Moment:
+    def look(self) -> Moment:
         """The time, read once for a whole decision."""
         return Moment(self._clock(), time.monotonic())
 

@@ -96,7 +96,7 @@ class Registration:
 
     async def authenticate(self, resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Requester:
         """Who is asking. Raises `NotAuthenticated`, `NotAuthorized`, `Unavailable`; see `requester.authenticate`."""
-        moment = self._watch.now()
+        moment = self._watch.look()
         try:
             return await authenticate(self._store, resolved.realm, evidence, csr, moment.at)
         except Refusal:
@@ -123,7 +123,7 @@ class Registration:
         """Decided on facts that held until the commit, as often as that takes."""
         try:
             for tried in range(1, _TRIES + 1):
-                moment = self._watch.now()
+                moment = self._watch.look()
                 try:
                     return await self._decide(resolved, requester, csr, operation, call, moment.at)
                 except ConditionFailed as exc:
@@ -144,7 +144,7 @@ class Registration:
 
     async def poll(self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call) -> Issued | Refused:
         """The certificate of a transaction that is over, for the key (SHA-256) that began it."""
-        moment = self._watch.now()
+        moment = self._watch.look()
         try:
             device, issued = await poll_transaction(self._store, resolved.realm, transaction_id, signer_key, moment.at)
         except Refusal as refusal:
