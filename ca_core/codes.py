@@ -143,6 +143,24 @@ CODES: dict[str, str] = {
     "chain_incomplete": "Have the device send its manufacturer's intermediate CA certificates with its own, or trust "
     "the intermediate itself with 'enrolld trust add'.",
     "chain_invalid": "The device's certificate chain breaks a rule (names, constraints, a signature, a weak key).",
+    "challenge_changed": "The realm has another challenge since the request came; give the device the new one.",
+    "proof_missing": "The realm takes more than was proven ([admission] ways); give the client all of one way.",
+    "proofs_disagree": "The secret and the factory certificate belong to two devices; see both with 'enrolld device "
+    "show'.",
+    "subject_names_no_device": "The CSR's CN must be the device's name: up to 64 letters, digits, '.', '_', ':', '-'.",
+    "device_enrolled": "A challenge that all devices share gives a device its first certificate only; renew with the "
+    "certificate, or use 'enrolld device secret NAME'.",
+    "device_unnamed": "The IDevID's serial number can't be a device's name; register it with 'enrolld device add NAME "
+    "--serial-number S'.",
+    "device_name_taken": "A device of that name is registered; give it this serial number and manufacturer, or "
+    "register the new one under another name.",
+    "device_paused": "The device repeats what it is refused for; 'enrolld device why' tells. It is heard again by "
+    "itself.",
+    "ceiling_reached": "The realm gave as many first certificates today as [admission] ceiling allows; raise it if "
+    "that is meant.",
+    "requests_too_many": "Too many requests wait; decide some ('enrolld request list --state pending'), or raise "
+    "[admission] pending_most or pending_per_source.",
+    "request_rejected": "An operator rejected the request; the device must ask with another key.",
     "idevid_not_admitted": "This realm does not admit by IDevID; see its [admission].",
     "idevid_without_serial": "The IDevID carries no serialNumber; enroll the device with a secret.",
     "device_unknown": "No device with this manufacturer and serial number is registered: "

@@ -31,6 +31,7 @@ from ca_core.registration.ra import RaCertificates, RaIdentity
 from ca_core.registration.realm import Resolved
 from ca_core.registration.registry import Devices
 from ca_core.registration.request import Registration
+from ca_core.registration.request_desk import RequestDesk
 from ca_core.registration.servers import SHARED, ServerCertificates
 from ca_core.registration.tolerances import tolerances_used
 from ca_core.registration.trust import Trust
@@ -88,6 +89,7 @@ class Core:
             meter=config.meter,
         )
         self.devices = Devices(store, self.realms, self.attempts, clock)
+        self.requests = RequestDesk(store, self.realms, clock)
         self.certificates = Certificates(store, self.realms, clock)
         self._crls = Crls(store, self._issuers, self.issuance, clock)
         self.crls = CrlDesk(self._crls, self._issuers, self.realms)

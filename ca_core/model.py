@@ -29,6 +29,7 @@ __all__ = [
     "Pending",
     "ProtocolName",
     "RaKey",
+    "Recalled",
     "Refused",
     "Requester",
     "SecretRecord",
@@ -60,11 +61,14 @@ class Operation(StrEnum):
 
 
 class Means(StrEnum):
-    """How a requester proved who it is."""
+    """How a requester proved who it is; by `OPEN` and `APPROVAL`, nothing is proven but the key."""
 
     SECRET = "secret"  # noqa: S105  # the name of a means, not a secret
     IDEVID = "idevid"
     OWN_CERTIFICATE = "own_certificate"
+    CHALLENGE = "challenge"
+    OPEN = "open"
+    APPROVAL = "approval"
 
 
 class DeviceState(StrEnum):
@@ -115,18 +119,33 @@ class Evidence:
 
     `chain` holds certificates, leaf first, whose leaf's private key the peer has shown to hold (TLS handshake, SCEP
     signature). `username` is None when the protocol carries none; an empty one is tolerated. `secret` is as sent;
-    `is_exposed` when others on its way may have read it.
+    `is_exposed` when others on its way may have read it. `recalled` is not a peer's to offer.
     """
 
     chain: tuple[bytes, ...] = ()
     username: str | None = None
     secret: str | None = field(default=None, repr=False)
     is_exposed: bool = False
+    recalled: "Recalled | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What a secret proved when a request came that waits since: the secret's row, or the hash of the challenge.
+
+    Only a request that the store has kept brings it; the secret itself is never kept.
+    """
+
+    secret_id: int | None = None
+    challenge: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """A registered device, as read. `names` are SANs as `DNS:x`, `IP:x`, `URI:x`."""
+    """A registered device, as read. `names` are SANs as `DNS:x`, `IP:x`, `URI:x`.
+
+    One with the id 0 is not registered yet: it will be, with its first certificate.
+    """
 
     id: int
     realm_id: int
@@ -138,6 +157,11 @@ class DeviceRecord:
     manufacturer: str | None
     names: tuple[str, ...]
     owner: str | None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it is not registered yet."""
+        return self.id == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +206,9 @@ class Requester:
     """A device that has proven who it is. Only `registration.requester.authenticate` makes one.
 
     `credential` names what it was proven with: the SHA-256 of the certificate, or the hash of the secret;
-    `credential_key` is the SHA-256 of the certificate's key, None for a secret. `evidence` is kept so that a decision
-    can be taken again when a fact changed before its commit.
+    `credential_key` is the SHA-256 of the certificate's key, None without one. `evidence` is kept so that a decision
+    can be taken again when a fact changed before its commit. A webhook and an operator may still be asked, where the
+    realm's way in says so.
     """
 
     realm_id: int
@@ -195,6 +220,8 @@ class Requester:
     certificate: OwnCertificate | None
     evidence: Evidence = field(repr=False)
     proof: object = field(repr=False)
+    asks_webhook: bool = False
+    needs_approval: bool = False
 
     def __post_init__(self) -> None:
         if self.proof is not AUTHENTICATED:

@@ -68,6 +68,33 @@ class AttemptRow(Row, frozen=True, kw_only=True):
     transaction_id: str | None
 
 
+class RequestRow(Row, frozen=True, kw_only=True):
+    """A request that waits or waited for an operator. `expires`: until when it waits, or its approval holds.
+
+    `device` is what it calls itself, unless `means` (secret, idevid) proves it; `device_state` is None when no such
+    device is registered.
+    """
+
+    id: str
+    realm: str
+    profile: str
+    device: str
+    subject: str
+    protocol: str
+    state: str
+    requested_at: str
+    expires: str
+    means: str
+    key: str
+    key_sha256: str
+    source: str
+    request_id: str
+    decided_at: str | None
+    decided_by: str | None
+    reason: str | None
+    device_state: str | None
+
+
 class Why(Row, frozen=True, kw_only=True):
     """Why a device is where it is: one sentence, then what happened, newest first."""
 

@@ -61,7 +61,9 @@ class Registration(Protocol):
         """Decide, sign and record."""
         ...
 
-    async def poll(self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call) -> Issued | Refused:
+    async def poll(
+        self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call
+    ) -> Issued | Pending | Refused:
         """What became of a transaction."""
         ...
 

@@ -268,6 +268,69 @@ attempt = Table(
     ),
 )
 
+# A request that waits for an operator. Its state is pending, approved, rejected or issued; whether it has expired, the
+# time says. `request_key` is what makes it the same request when it is sent again: who asks, the key and the names, not
+# the CSR, which is another one for each TLS session that it is bound to. `signer_key` is the key that may ask for it by
+# its transaction. `evidence` is JSON: what proved who asked, without any secret.
+request = Table(
+    "request",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("realm_id", Id, nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("profile", String(31), nullable=False),
+    Column("protocol", String(8), nullable=False),
+    Column("operation", String(24), nullable=False),
+    Column("means", String(16), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("names", Text, nullable=False),
+    Column("key", String(32), nullable=False),
+    Column("request_key", LargeBinary, nullable=False),
+    Column("spki_sha256", LargeBinary, nullable=False),
+    Column("signer_key", LargeBinary, nullable=False),
+    Column("csr", LargeBinary, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("source_of", Text, nullable=False),
+    Column("request_id", String(16), nullable=False),
+    Column("transaction_id", Text),
+    Column("state", String(16), nullable=False),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("decided_at", BigInteger),
+    Column("decided_by", Text),
+    Column("reason", Text),
+    Column("certificate_id", Id),
+    ForeignKeyConstraint(["realm_id"], ["realm.id"]),
+    ForeignKeyConstraint(["realm_id", "certificate_id"], ["certificate.realm_id", "certificate.id"]),
+    Index(None, "realm_id", "request_key"),
+    Index(
+        "ix_request_transaction",
+        "realm_id",
+        "transaction_id",
+        sqlite_where=text("transaction_id IS NOT NULL"),
+        postgresql_where=text("transaction_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_request_open",
+        "realm_id",
+        "source_of",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+)
+
+# How many devices a realm has admitted on a day (UTC, days since 1970), where it has a ceiling.
+admitted = Table(
+    "admitted",
+    metadata,
+    Column("realm_id", Id, nullable=False),
+    Column("day", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    PrimaryKeyConstraint("realm_id", "day"),
+    ForeignKeyConstraint(["realm_id"], ["realm.id"]),
+)
+
 tolerance_use = Table(
     "tolerance_use",
     metadata,

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+import msgspec
 from sqlalchemy import bindparam, func, select
 
 from ca_core.authority.ceremony import make_realm_ca
@@ -17,6 +18,7 @@ from ca_core.records.schema import realm, realm_version, server_certificate
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
+from ca_core.registration.admission.challenge import MIN_CHALLENGE, hash_challenge, new_challenge
 from ca_core.registration.document import (
     RealmDocument,
     default_document,
@@ -106,6 +108,25 @@ class RealmAdministration(Realms):
         if document == found.document:
             return await self.show(found.name)
         return await self.replace(found, document, "realm.applied", {}, actor)
+
+    async def challenge(self, name: str, text: str | None, *, actor: str) -> str:
+        """Give the realm a static challenge, and return it: `text`, or a new one of 130 random bits.
+
+        Only its hash is kept, so it is told once. The one before is worth nothing from then on. Raises `OperatorError`.
+        """
+        if text is None:
+            text = new_challenge()
+        if len(text) < MIN_CHALLENGE or not text.isascii() or not text.isprintable():
+            raise OperatorError(
+                "challenge_invalid",
+                f"a challenge has at least {MIN_CHALLENGE} printable ASCII characters",
+                "leave it out: enrolld makes one",
+            )
+        found = await self.get(name)
+        admission = msgspec.structs.replace(found.document.admission, challenge=hash_challenge(text))
+        document = msgspec.structs.replace(found.document, admission=admission)
+        await self.replace(found, document, "realm.challenge_set", {}, actor)
+        return text
 
     async def own_names(self) -> set[str]:
         """The names of the shared host, as its certificate has them."""

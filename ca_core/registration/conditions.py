@@ -3,12 +3,12 @@
 Each is a clause over the parameters of the guard's insert; the guard writes its row while all of them hold.
 """
 
-from sqlalchemy import ColumnElement, and_, bindparam, not_
+from sqlalchemy import ColumnElement, and_, bindparam, func, not_, select
 from sqlalchemy.sql import exists
 
 from ca_core.model import Means
 from ca_core.records.query import Query
-from ca_core.records.schema import certificate, device, device_secret, issuer, key_block
+from ca_core.records.schema import admitted, certificate, device, device_secret, issuer, key_block, request
 from ca_core.records.unit import guarded_insert
 from ca_core.registration.admission.own_certificate import newer_is_revoked
 from ca_core.registration.device import MAY_ENROLL
@@ -19,7 +19,7 @@ _o = certificate.alias("other").c
 _t = certificate.alias("twin").c
 _x = certificate.alias("transacted").c
 _own = certificate.alias("own").c
-_d, _i, _s = device.c, issuer.c, device_secret.c
+_d, _i, _s, _q, _a = device.c, issuer.c, device_secret.c, request.c, admitted.c
 
 _OF_TRANSACTION = (
     _x.realm_id == bindparam("realm_id"),
@@ -115,9 +115,46 @@ CONDITIONS: dict[Means, dict[str, ColumnElement[bool]]] = {
     Means.SECRET: _ALWAYS | _SECRET,
     Means.IDEVID: _ALWAYS | _CREDENTIAL_KEY | _FACTORY | _NOT_ASKED_BEFORE,
     Means.OWN_CERTIFICATE: _ALWAYS | _CREDENTIAL_KEY | _OWN | _NOT_ASKED_BEFORE,
+    Means.CHALLENGE: _ALWAYS | _FACTORY | _NOT_ASKED_BEFORE,
+    Means.OPEN: _ALWAYS | _FACTORY | _NOT_ASKED_BEFORE,
+    Means.APPROVAL: _ALWAYS | _FACTORY | _NOT_ASKED_BEFORE,
 }
+
+NARROWING: dict[str, ColumnElement[bool]] = {
+    **_CREDENTIAL_KEY,
+    "request_approved": exists().where(
+        _q.realm_id == bindparam("realm_id"),
+        _q.id == bindparam("pending_id"),
+        _q.state == "approved",
+        _q.expires_at > bindparam("issued_at"),
+    ),
+    "below_ceiling": func.coalesce(
+        select(_a.total).where(_a.realm_id == bindparam("realm_id"), _a.day == bindparam("day")).scalar_subquery(), 0
+    )
+    < bindparam("ceiling"),
+    # What names no single device gives no device a second identity.
+    "device_not_enrolled": not_(
+        exists().where(
+            _o.realm_id == bindparam("realm_id"),
+            _o.device_id == bindparam("device_id"),
+        )
+    ),
+}
+"""Conditions of what the realm's ways ask beyond a means. The parameters are those of `issued.issued_unit`."""
 
 GUARDS: dict[Means, tuple[Query, Query]] = {
     means: guarded_insert(certificate, conditions) for means, conditions in CONDITIONS.items()
 }
 """For each means, the guard's INSERT and the SELECT that names the conditions that failed."""
+_NARROWED: dict[tuple[Means, tuple[str, ...]], tuple[Query, Query]] = {}
+
+
+def guard_of(means: Means, narrowing: tuple[str, ...]) -> tuple[Query, Query]:
+    """The same for a means with some of `NARROWING` besides."""
+    if not narrowing:
+        return GUARDS[means]
+    found = _NARROWED.get((means, narrowing))
+    if found is None:
+        conditions = CONDITIONS[means] | {name: NARROWING[name] for name in narrowing}
+        found = _NARROWED[means, narrowing] = guarded_insert(certificate, conditions)
+    return found

@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, bindparam, select
 
 from ca_core.errors import NotAuthorized
 from ca_core.model import DeviceRecord, DeviceState
 from ca_core.names import username_of
-from ca_core.records.query import Row
+from ca_core.records.query import Query, Row
 from ca_core.records.schema import device
 
 _d = device.c
@@ -27,6 +27,27 @@ COLUMNS: tuple[ColumnElement[Any], ...] = (
 WIDTH = len(COLUMNS)
 # Spelled out, because an IN list is expanded anew at each execution.
 MAY_ENROLL: ColumnElement[bool] = (_d.state == DeviceState.EXPECTED.value) | (_d.state == DeviceState.ACTIVE.value)
+
+
+BY_NAME = Query(select(*COLUMNS).where(_d.realm_id == bindparam("realm_id"), _d.name == bindparam("name")))
+
+
+def new_device(
+    realm_id: int, name: str, *, serial_number: str | None = None, manufacturer: str | None = None
+) -> DeviceRecord:
+    """A device that is registered with its first certificate."""
+    return DeviceRecord(
+        id=0,
+        realm_id=realm_id,
+        name=name,
+        username=username_of(name),
+        profile=None,
+        state=DeviceState.EXPECTED,
+        serial_number=serial_number,
+        manufacturer=manufacturer,
+        names=(),
+        owner=None,
+    )
 
 
 def record(row: Row) -> DeviceRecord:

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca_core.errors import OperatorError
 from ca_core.names import parse_duration, parse_host, parse_realm_name
+from ca_core.registration.admission.ways import AdmissionDocument, admission_faults
 
 FAMILIES = ("ec", "rsa")
 EXTENDED_KEY_USAGES = {
@@ -65,14 +66,6 @@ class ScepDocument(_Document, frozen=True, kw_only=True):
     read_des: bool = False
     allow_3des: bool = True
     allow_sha1: bool = True
-
-
-class AdmissionDocument(_Document, frozen=True, kw_only=True):
-    """By which means a requester may be admitted."""
-
-    secret: bool = True
-    idevid: Literal["registered", "off"] = "registered"
-    own_certificate: bool = True
 
 
 class TrustDocument(_Document, frozen=True, kw_only=True, rename={"for_": "for"}):
@@ -136,8 +129,14 @@ def to_toml(document: RealmDocument) -> str:
     """The document as an operator edits it."""
     import tomli_w  # only `realm export` writes TOML
 
-    built = msgspec.to_builtins(document)
-    return tomli_w.dumps({key: value for key, value in built.items() if value is not None}, multiline_strings=True)
+    return tomli_w.dumps(_without_none(msgspec.to_builtins(document)), multiline_strings=True)
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no word for nothing: what is None is left out."""
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def parse_toml(text: str) -> RealmDocument:
@@ -177,6 +176,7 @@ def validated(document: RealmDocument) -> RealmDocument:
     check("secret_lifetime", parse_duration, document.secret_lifetime)
     if document.public_url is not None and not _is_http_url(document.public_url):
         faults.append("public_url: not an http URL without path (use http://pki.example.com)")
+    faults += admission_faults(document.admission, has_webhook=False)
     if not document.profiles:
         faults.append("profiles: a realm needs at least one profile")
     for name, profile in document.profiles.items():

@@ -17,12 +17,15 @@ from ca_core.model import Call, Means, Requester, format_serial
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Values
 from ca_core.records.schema import certificate, device, device_secret
+from ca_core.records.schema import request as request_table
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit
 from ca_core.registration.attempts import INSERT as INSERT_ATTEMPT
 from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row, touched_device, transaction_details
-from ca_core.registration.conditions import GUARDS
+from ca_core.registration.ceiling import admitted_steps, admitted_touches, day_of
+from ca_core.registration.conditions import guard_of
 from ca_core.registration.device import MAY_ENROLL
+from ca_core.registration.pending import touched_request
 from ca_core.registration.realm import Realm
 from ca_core.registration.tolerances import tolerance_steps, tolerance_touches
 
@@ -50,13 +53,19 @@ _REPLACE = Query(
     .where(certificate.c.realm_id == bindparam("of_realm"), certificate.c.id == bindparam("of_certificate"))
     .values(replaced_by_id=bindparam("guard_id"))
 )
+_GRANTED = Query(
+    request_table.update()
+    .where(request_table.c.realm_id == bindparam("of_realm"), request_table.c.id == bindparam("of_request"))
+    .values(state="issued", certificate_id=bindparam("guard_id"))
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A request that was granted, and the facts that it was granted on.
 
-    `retry_since` is in milliseconds since 1970; `dropped` names what the CSR asked for and did not get.
+    `retry_since` is in milliseconds since 1970; `dropped` names what the CSR asked for and did not get; `pending_id` is
+    the request that an operator has approved.
     """
 
     realm: Realm
@@ -70,6 +79,25 @@ class Decision:
     retry_since: int
     dropped: tuple[str, ...]
     now: dt.datetime
+    pending_id: int | None = None
+
+    @property
+    def ceiling(self) -> int:
+        """How many first certificates the realm gives on a day; 0 where that is not limited, or this is none."""
+        return self.realm.document.admission.ceiling if self.requester.certificate is None else 0
+
+    @property
+    def narrowing(self) -> tuple[str, ...]:
+        """The conditions that the realm's ways add."""
+        requester = self.requester
+        names_itself = requester.means in (Means.CHALLENGE, Means.OPEN) and not requester.needs_approval
+        asked = (
+            (requester.means is Means.SECRET and requester.credential_key is not None, "credential_key_not_blocked"),
+            (requester.needs_approval, "request_approved"),
+            (self.ceiling > 0, "below_ceiling"),
+            (names_itself, "device_not_enrolled"),
+        )
+        return tuple(name for is_asked, name in asked if is_asked)
 
 
 def issued_unit(decision: Decision) -> Unit:
@@ -77,7 +105,7 @@ def issued_unit(decision: Decision) -> Unit:
     realm, requester, csr, call = decision.realm, decision.requester, decision.csr, decision.call
     device_id, own, secret = requester.device.id, requester.certificate, requester.secret
     at, serial = to_ms(decision.now), format_serial(decision.signed.serial)
-    insert, diagnose = GUARDS[requester.means]
+    insert, diagnose = guard_of(requester.means, decision.narrowing)
     row = certificate_row(
         decision.signed,
         realm_id=realm.id,
@@ -102,6 +130,9 @@ def issued_unit(decision: Decision) -> Unit:
         "secret_id": secret.id if secret else None,
         "retry_since": decision.retry_since,
         "transaction_since": to_ms(decision.now - realm.document.retry),
+        "pending_id": decision.pending_id,
+        "ceiling": decision.ceiling,
+        "day": day_of(decision.now),
     }
     steps = [Step(_SEEN, {"of_realm": realm.id, "of_device": device_id, "seen_at": at})]
     if secret is not None:
@@ -109,6 +140,10 @@ def issued_unit(decision: Decision) -> Unit:
         steps.append(Step(_SPEND, {"of_realm": realm.id, "of_secret": secret.id} | spent))
     if own is not None:
         steps.append(Step(_REPLACE, {"of_realm": realm.id, "of_certificate": own.id}))
+    if decision.pending_id is not None:
+        steps.append(Step(_GRANTED, {"of_realm": realm.id, "of_request": decision.pending_id}))
+    if decision.ceiling:
+        steps += admitted_steps(realm.id, decision.now)
     attempt = attempt_row(
         call,
         at,
@@ -126,6 +161,10 @@ def issued_unit(decision: Decision) -> Unit:
     # What the conditions look at belongs to the device or to a key, or is changed by units that run alone.
     keys = {csr.spki_sha256, requester.credential_key or csr.spki_sha256}
     touches = tolerance_touches(realm.id, call) | {touched_device(device_id), *(f"key:{key.hex()}" for key in keys)}
+    if decision.pending_id is not None:
+        touches |= {touched_request(decision.pending_id)}
+    if decision.ceiling:
+        touches |= admitted_touches(realm.id)
     return Unit(Guard(insert, row | compared, diagnose), at, tuple(steps), (_event(decision, serial),), touches)
 
 
@@ -134,6 +173,8 @@ def _event(decision: Decision, serial: str) -> AuditEvent:
     # A secret is named by its row: its hash has no business in a trail that is shown to others.
     secret = requester.secret
     credential = f"secret {secret.id}" if secret else f"certificate {requester.credential.hex()}"
+    if requester.means in (Means.CHALLENGE, Means.OPEN, Means.APPROVAL):
+        credential = f"key {decision.csr.spki_sha256.hex()}"
     return AuditEvent(
         "certificate.issued",
         f"device:{requester.device.name}",

@@ -15,6 +15,7 @@ from ca_core.records.query import Query
 from ca_core.records.schema import realm as realm_table
 from ca_core.records.schema import realm_version
 from ca_core.records.store import Store
+from ca_core.registration.admission.ways import Way
 from ca_core.registration.document import RealmDocument, TrustDocument, from_json
 
 _r, _v = realm_table.c, realm_version.c
@@ -68,6 +69,16 @@ class Realm:
     def facts(self) -> dict[str, int]:
         """The parameters of `SAME_VERSION`."""
         return {"realm_version": self.version, "realm_made_at": self.made_at}
+
+    @cached_property
+    def ways(self) -> tuple[Way, ...]:
+        """The ways to a first certificate, in the order in which they are tried."""
+        return self.document.admission.all_ways
+
+    @cached_property
+    def proofs(self) -> frozenset[str]:
+        """What any of them takes."""
+        return frozenset().union(*(way.proofs for way in self.ways))
 
     @cached_property
     def anchors(self) -> dict[bytes, TrustDocument]:

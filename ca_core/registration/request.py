@@ -6,29 +6,44 @@ request is decided again on the facts as they are now; so a race ends in the sam
 """
 
 import datetime as dt
+import hashlib
 import logging
 import time
+from collections.abc import Hashable
 
 from sqlalchemy import bindparam, select
 
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuers
 from ca_core.csr import ParsedCsr
-from ca_core.errors import BadKey, ConditionFailed, ConstraintFailed, InternalError, NotAuthorized, Refusal, Unavailable
+from ca_core.errors import (
+    BadKey,
+    ConditionFailed,
+    ConstraintFailed,
+    InternalError,
+    NotAuthorized,
+    Refusal,
+    TooMany,
+    Unavailable,
+)
 from ca_core.limits import Rates
 from ca_core.meter import NO_METER, Meter
-from ca_core.model import Call, Clock, Evidence, Issued, Operation, Pending, Refused, Requester, format_serial
+from ca_core.model import Call, Clock, Evidence, Issued, Means, Operation, Pending, Refused, Requester, format_serial
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query
 from ca_core.records.schema import certificate
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.registration.attempts import Attempts, attempt_row, transaction_details
+from ca_core.registration.ceiling import check_ceiling
 from ca_core.registration.issued import Decision, issued_unit
 from ca_core.registration.moment import NEWEST_EVENT, Watch, is_behind
+from ca_core.registration.newcomer import register
+from ca_core.registration.pause import Pauses
+from ca_core.registration.pending import PendingRequest, Pendings, rejected
 from ca_core.registration.poll import poll_transaction
 from ca_core.registration.profile import check_asked, choose_issuer, choose_profile, make_plan
-from ca_core.registration.realm import Realms, Resolved
+from ca_core.registration.realm import Realm, Realms, Resolved
 from ca_core.registration.requester import BLOCKED_KEY, authenticate
 from ca_core.registration.retransmission import asked_before, request_key, served_by, transacted_before
 
@@ -60,6 +75,9 @@ _TRANSACTED = Query(
     )
     .limit(1)
 )
+_ENROLLED = Query(
+    select(_c.id).where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("device_id")).limit(1)
+)
 # In one statement, because taking SQLite's read lock costs more than looking up a row.
 _FACTS = Query(select(NEWEST_EVENT.scalar_subquery(), BLOCKED_KEY.scalar_subquery(), _OTHERS_KEY.scalar_subquery()))
 
@@ -90,17 +108,23 @@ class Registration:
         self._attempts = attempts
         self._clock = clock
         self._watch = Watch(store, clock)
+        self._pendings = Pendings(store)
+        self._pauses = Pauses()
         self._public_url = public_url
         self._demo = demo
         self._audited: dict[tuple[int, str], float] = {}
 
     async def authenticate(self, resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Requester:
         """Who is asking. Raises `NotAuthenticated`, `NotAuthorized`, `Unavailable`; see `requester.authenticate`."""
-        moment = self._watch.look()
+        moment, who = self._watch.look(), _who(resolved, evidence, csr)
+        if who is not None:
+            self._pauses.check(who, resolved.realm.edition)
         try:
             return await authenticate(self._store, resolved.realm, evidence, csr, moment.at)
-        except Refusal:
+        except Refusal as refusal:
             await self._watch.doubt(moment)
+            if who is not None:
+                self._pauses.refused(who, refusal.code, resolved.realm.edition)
             raise
 
     async def enroll(
@@ -140,12 +164,20 @@ class Registration:
             raise NotAuthorized("changed_meanwhile", "What the request stands on keeps changing; ask again.")
         except Refusal as refusal:
             await self._watch.doubt(moment)
+            who = _who(resolved, requester.evidence, csr)
+            if who is not None and not isinstance(refusal, TooMany):
+                self._pauses.refused(who, refusal.code, resolved.realm.edition)
             return Refused(self.refused(refusal, call, resolved, requester=requester, csr=csr))
 
-    async def poll(self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call) -> Issued | Refused:
-        """The certificate of a transaction that is over, for the key (SHA-256) that began it."""
+    async def poll(
+        self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call
+    ) -> Issued | Pending | Refused:
+        """What has become of a transaction, for the key (SHA-256) that began it: its certificate once there is one."""
         moment = self._watch.look()
         try:
+            waiting = await self._pendings.of_transaction(resolved.realm, transaction_id, signer_key, moment.at)
+            if waiting is not None and waiting.state != "issued":
+                return await self._again(resolved, waiting, call)
             device, issued = await poll_transaction(self._store, resolved.realm, transaction_id, signer_key, moment.at)
         except Refusal as refusal:
             await self._watch.doubt(moment)
@@ -180,7 +212,9 @@ class Registration:
         at = to_ms(self._clock())
         realm = resolved.realm if resolved else None
         self._meter.refused(realm.name if realm else "", call.protocol, refusal.code)
-        who = (requester.device.id, requester.device.name) if requester else refusal.device
+        who = refusal.device
+        if requester is not None and not requester.device.is_new:
+            who = requester.device.id, requester.device.name
         row = attempt_row(
             call,
             at,
@@ -214,7 +248,7 @@ class Registration:
             call,
             at,
             realm_id=resolved.realm.id if resolved else None,
-            device_id=requester.device.id if requester else None,
+            device_id=(requester.device.id or None) if requester else None,
             outcome="error",
             code="internal_error",
             detail=reason,
@@ -222,6 +256,13 @@ class Registration:
             signature_hash=csr.signature_hash if csr else None,
         )
         self._attempts.record(row, at)
+
+    async def _again(self, resolved: Resolved, waiting: PendingRequest, call: Call) -> Issued | Pending | Refused:
+        """A request that waits, decided again by the rules of now, with what the store has kept of it."""
+        allow_sha1 = resolved.realm.document.scep.allow_sha1
+        csr = ParsedCsr.parse(waiting.csr, allow_sha1=allow_sha1)
+        requester = await self.authenticate(resolved, waiting.evidence, csr)
+        return await self.enroll(resolved, requester, csr, Operation(waiting.operation), call)
 
     async def clock_is_behind(self) -> bool:
         """Whether the clock stands more than a minute before the store's newest event; nothing is issued then."""
@@ -235,7 +276,7 @@ class Registration:
         operation: Operation,
         call: Call,
         now: dt.datetime,
-    ) -> Issued:
+    ) -> Issued | Pending:
         realm, document = resolved.realm, resolved.realm.document
         # (1) What may it have? Refusals leave here.
         profile = choose_profile(resolved, requester.device)
@@ -255,7 +296,22 @@ class Registration:
         if before is not None:
             self._record_again(resolved, requester, csr, call, before)
             return before
-        # (3) Sign in memory; nobody has it yet.
+        # (3) Is it more than what was proven? An operator and a ceiling have a say in first certificates.
+        if requester.means in (Means.CHALLENGE, Means.OPEN) and not requester.needs_approval:
+            await self._check_not_enrolled(requester)
+        if requester.certificate is None:
+            await check_ceiling(self._store, realm, now)
+        pending_id: int | None = None
+        if requester.needs_approval:
+            waiting = await self._pendings.find(realm, requester, csr, now)
+            if waiting is None or waiting.state not in ("approved", "rejected"):
+                return await self._wait(resolved, requester, csr, profile.name, operation, call, waiting, now)
+            if waiting.state == "rejected":
+                raise rejected(waiting)
+            pending_id = waiting.id
+        if requester.device.is_new:
+            requester = await self._register(realm, requester, call, now)
+        # (4) Sign in memory; nobody has it yet.
         issuer = choose_issuer(profile, await self._issuers.of_realm(realm.id, realm.edition))
         plan = make_plan(profile, requester.device, csr, issuer, now, demo=self._demo)
         # Only now: a copy of an old message, which anybody may send again, uses up nothing of the device's.
@@ -263,17 +319,67 @@ class Registration:
         self._rates.take(*rated)
         try:
             signed = await self._issuance.issue(plan, issuer, document.public_url or self._public_url)
-            # (4) Commit, on the condition that all of it still holds.
+            # (5) Commit, on the condition that all of it still holds.
             decision = Decision(
-                realm, requester, csr, call, profile.name, issuer, signed, key, retry_since, dropped, now
+                realm, requester, csr, call, profile.name, issuer, signed, key, retry_since, dropped, now, pending_id
             )
             await self._store.commit(issued_unit(decision))  # enforces case 56
         except BaseException:
             self._rates.give_back(*rated)
             raise
         self._rates.proven(call.source)
-        # (5) Only now may it leave.
+        if (who := _who(resolved, requester.evidence, csr)) is not None:
+            self._pauses.served(who)
+        # (6) Only now may it leave.
         return Issued(signed.der, signed.serial)
+
+    async def _wait(
+        self,
+        resolved: Resolved,
+        requester: Requester,
+        csr: ParsedCsr,
+        profile: str,
+        operation: Operation,
+        call: Call,
+        waiting: PendingRequest | None,
+        now: dt.datetime,
+    ) -> Pending:
+        """Have a request wait for an operator: a new one, or one that waits already."""
+        if waiting is None or waiting.state != "pending":
+            await self._keep(resolved, requester, csr, profile, operation, call, now)
+        at = to_ms(now)
+        row = attempt_row(
+            call,
+            at,
+            realm_id=resolved.realm.id,
+            device_id=requester.device.id or None,
+            outcome="pending",
+            detail="waits for approval",
+            key=csr.key,
+            signature_hash=csr.signature_hash,
+        )
+        self._attempts.record(row, at, tolerating=(resolved.realm.id, call))
+        return self._pendings.wait(resolved.realm)
+
+    async def _keep(
+        self,
+        resolved: Resolved,
+        requester: Requester,
+        csr: ParsedCsr,
+        profile: str,
+        operation: Operation,
+        call: Call,
+        now: dt.datetime,
+    ) -> None:
+        await self._pendings.keep(resolved.realm, requester, csr, profile, operation.value, call, now)
+
+    async def _register(self, realm: Realm, requester: Requester, call: Call, now: dt.datetime) -> Requester:
+        return await register(self._store, realm, requester, call, to_ms(now))
+
+    async def _check_not_enrolled(self, requester: Requester) -> None:
+        """What names no single device gives no device a second identity."""
+        if await self._store.first(_ENROLLED, realm_id=requester.realm_id, device_id=requester.device.id) is not None:
+            raise NotAuthorized("device_enrolled", "This device has a certificate already.")
 
     async def _check_facts(
         self, now: dt.datetime, requester: Requester, csr: ParsedCsr, call: Call, retry: dt.timedelta
@@ -336,6 +442,15 @@ class Registration:
             self._audited.clear()
         self._audited[device_id, code] = now
         return True
+
+
+def _who(resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Hashable:
+    """Who asks for what, so that nobody else is counted under it; None for who offers nothing, as clients begin."""
+    if not evidence.chain and evidence.secret is None:
+        return None
+    shown = hashlib.sha256(evidence.chain[0] if evidence.chain else b"")
+    shown.update((evidence.secret or "").encode())
+    return resolved.realm.id, shown.digest(), csr.spki_sha256, csr.names_hash
 
 
 def _credential_of(requester: Requester) -> tuple[str, bytes]:

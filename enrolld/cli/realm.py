@@ -100,6 +100,32 @@ def apply(session: Session, file: BinaryIO) -> None:
     _show(session, session.run(body, key=None))
 
 
+@realm.command()
+@click.argument("name")
+@click.option(
+    "--from-file", "file", type=click.File("rb"), help="Use this one instead of a new one ('-': standard input)."
+)
+@pass_session
+def challenge(session: Session, name: str, file: BinaryIO | None) -> None:
+    """Give a realm a static challenge, which all its devices share, and print it; the one before ends.
+
+    Whoever has it can ask for a certificate in the name of any device that has none: prefer 'device secret'. It counts
+    where 'ways' under [admission] names it.
+    """
+    given = None
+    if file is not None:
+        try:
+            given = file.read(4096).decode().rstrip("\r\n")
+        except UnicodeDecodeError as exc:
+            raise OperatorError("challenge_invalid", "The challenge is not text.", "Use ASCII.") from exc
+    text = session.run(lambda core: core.realms.challenge(name, given, actor=session.actor))
+    if session.json:
+        output.emit_json({"realm": name, "challenge": text})
+        return
+    output.details([("realm", name), ("challenge", text)])
+    output.words("It is shown once. All devices of the realm share it: whoever learns it can ask in any name.")
+
+
 async def _until_served(session: Session, core: "Core", hosts: Sequence[str]) -> None:
     """Wait for a running daemon to make the certificates of the realm's hosts: the next command may need them."""
     import asyncio

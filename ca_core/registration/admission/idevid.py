@@ -13,14 +13,15 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from sqlalchemy import bindparam, select
 
-from ca_core.errors import BadKey, NotAuthenticated, NotAuthorized
+from ca_core.errors import BadKey, NotAuthenticated, NotAuthorized, OperatorError
 from ca_core.model import DeviceRecord
+from ca_core.names import parse_device_name
 from ca_core.public_key import check_public_key
 from ca_core.records.query import Query
 from ca_core.records.schema import device
 from ca_core.records.store import Store
 from ca_core.registration.admission.chain import verified_anchor
-from ca_core.registration.device import COLUMNS, record
+from ca_core.registration.device import BY_NAME, COLUMNS, new_device, record
 from ca_core.registration.realm import Realm
 
 _d = device.c
@@ -45,7 +46,10 @@ class Identity:
 
 
 async def admit_by_idevid(store: Store, realm: Realm, chain: tuple[bytes, ...], now: dt.datetime) -> DeviceRecord:
-    """The registered device that the chain proves. Raises `NotAuthenticated`, `NotAuthorized`."""
+    """The device that the chain proves, which may be new where the realm admits any of a trusted manufacturer.
+
+    Raises `NotAuthenticated`, `NotAuthorized`.
+    """
     identity = verify_idevid(realm, chain, now)
     row = await store.first(
         _BY_IDENTITY,
@@ -53,10 +57,29 @@ async def admit_by_idevid(store: Store, realm: Realm, chain: tuple[bytes, ...], 
         manufacturer=identity.manufacturer,
         serial_number=identity.serial_number,
     )
+    if row is None and realm.document.admission.idevid == "trusted":
+        return await _newcomer(store, realm, identity)
     if row is None:
         shown = ascii(f"{identity.manufacturer} {identity.serial_number}")
         raise NotAuthorized("device_unknown", "This device is not registered here.", detail=f"IDevID {shown}")
     return record(row)
+
+
+async def _newcomer(store: Store, realm: Realm, identity: Identity) -> DeviceRecord:
+    """A device that nobody has registered: it is called by its serial number, which is all that is proven of it."""
+    shown = ascii(f"{identity.manufacturer} {identity.serial_number}")
+    try:
+        name = parse_device_name(identity.serial_number)
+    except OperatorError as exc:
+        raise NotAuthorized(
+            "device_unnamed", "This device can't be registered by its serial number.", detail=f"IDevID {shown}"
+        ) from exc
+    if await store.first(BY_NAME, realm_id=realm.id, name=name) is not None:
+        # Another manufacturer's serial number, or a device that was registered by hand: who is who, nobody has said.
+        raise NotAuthorized(
+            "device_name_taken", "Another device has this name.", detail=f"IDevID {shown}, device {name}"
+        )
+    return new_device(realm.id, name, serial_number=identity.serial_number, manufacturer=identity.manufacturer)
 
 
 def verify_idevid(realm: Realm, chain: tuple[bytes, ...], now: dt.datetime) -> Identity:
@@ -86,7 +109,7 @@ def _verify(realm: Realm, chain: tuple[bytes, ...], now: dt.datetime) -> Identit
     extensions = leaf.extensions
     check_public_key(leaf.public_key())
     anchor = verified_anchor(realm, leaf, certificates[1:], now)
-    if realm.document.admission.idevid == "off":
+    if "idevid" not in realm.proofs:
         raise NotAuthenticated("idevid_not_admitted", "Factory certificates are not accepted here.")
     if not _for_clients(extensions):
         raise NotAuthenticated("certificate_not_for_clients", "The client certificate is not made for clients.")

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, bindparam, case, select
 
 from ca_core.errors import NotAuthenticated
 from ca_core.model import DeviceRecord, OwnCertificate, Serial
+from ca_core.names import parse_duration
 from ca_core.records.query import Query
 from ca_core.records.schema import certificate, device
 from ca_core.records.store import Store
@@ -103,7 +104,8 @@ def judge_own_certificate(realm: Realm, device: DeviceRecord, own: OwnCertificat
         raise NotAuthenticated(
             "certificate_not_yet_valid", "The client certificate is not valid yet.", detail=named, device=who
         )
-    if now > own.not_after:
+    grace = realm.document.admission.expired_grace
+    if now > own.not_after + (parse_duration(grace) if grace is not None else dt.timedelta(0)):
         raise NotAuthenticated(
             "certificate_expired",
             "The client certificate has expired.",

@@ -15,7 +15,7 @@ from ca_core.csr import ParsedCsr
 from ca_core.errors import NotAuthenticated
 from ca_core.model import DeviceRecord, Evidence, SecretRecord
 from ca_core.names import username_of
-from ca_core.records.query import Query
+from ca_core.records.query import Query, Row
 from ca_core.records.schema import device, device_secret
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, rfc3339
@@ -29,21 +29,19 @@ _NOTHING = hashlib.sha256(b"no such secret").digest()
 _MESSAGE = "The credentials are not accepted."
 
 _s = device_secret.c
-_BY_SELECTOR = Query(
-    select(
-        *COLUMNS,
-        _s.id,
-        _s.hash,
-        _s.expires_at,
-        _s.spent_at,
-        _s.spent_key,
-        _s.spent_names,
-        _s.certificate_id,
-        _s.voided_at,
-    )
-    .join(device, (device.c.realm_id == _s.realm_id) & (device.c.id == _s.device_id))
-    .where(_s.realm_id == bindparam("realm_id"), _s.selector == bindparam("selector"))
-)
+_SECRETS = select(
+    *COLUMNS,
+    _s.id,
+    _s.hash,
+    _s.expires_at,
+    _s.spent_at,
+    _s.spent_key,
+    _s.spent_names,
+    _s.certificate_id,
+    _s.voided_at,
+).join(device, (device.c.realm_id == _s.realm_id) & (device.c.id == _s.device_id))
+_BY_SELECTOR = Query(_SECRETS.where(_s.realm_id == bindparam("realm_id"), _s.selector == bindparam("selector")))
+_BY_ID = Query(_SECRETS.where(_s.realm_id == bindparam("realm_id"), _s.id == bindparam("secret_id")))
 
 
 def new_secret() -> tuple[str, str, bytes]:
@@ -71,7 +69,7 @@ async def admit_by_secret(
     row = await store.first(_BY_SELECTOR, realm_id=realm.id, selector=selector)
     stored = row[WIDTH + 1] if row else _NOTHING
     matches = hmac.compare_digest(stored, hash_secret(text))
-    if not realm.document.admission.secret:
+    if "secret" not in realm.proofs:
         raise NotAuthenticated("secret_not_admitted", _MESSAGE)
     if row is None:
         raise NotAuthenticated("secret_unknown", _MESSAGE)
@@ -82,9 +80,26 @@ async def admit_by_secret(
     who = (found.id, found.name)  # whoever has the whole secret got it from the operator
     if evidence.username and evidence.username != username_of(found.name):
         raise NotAuthenticated("secret_other_user", _MESSAGE, detail=named, device=who)
+    return found, _usable(realm, found, row, csr, now)
+
+
+async def recall_secret(
+    store: Store, realm: Realm, secret_id: int, csr: ParsedCsr, now: dt.datetime
+) -> tuple[DeviceRecord, SecretRecord]:
+    """The device whose secret was offered with a request that waited since. Raises `NotAuthenticated`."""
+    row = await store.first(_BY_ID, realm_id=realm.id, secret_id=secret_id)
+    if row is None or "secret" not in realm.proofs:
+        raise NotAuthenticated("secret_not_admitted", _MESSAGE)
+    found = record(row)
+    return found, _usable(realm, found, row, csr, now)
+
+
+def _usable(realm: Realm, found: DeviceRecord, row: Row, csr: ParsedCsr, now: dt.datetime) -> SecretRecord:
+    """The secret in a row, if it may be used with that key now. Raises `NotAuthenticated`."""
+    named, who = f"device {found.name}", (found.id, found.name)
     secret = SecretRecord(
         id=row[WIDTH],
-        hash=stored,
+        hash=row[WIDTH + 1],
         expires_at=from_ms(row[WIDTH + 2]),
         spent_at=from_ms(row[WIDTH + 3]) if row[WIDTH + 3] is not None else None,
         spent_key=row[WIDTH + 4],
@@ -107,4 +122,4 @@ async def admit_by_secret(
         raise NotAuthenticated(
             "secret_expired", _MESSAGE, detail=f"{named}, expired {rfc3339(secret.expires_at)}", device=who
         )
-    return found, secret
+    return secret

@@ -60,6 +60,7 @@ async def poll(
     outcome = await core.registration.poll(resolved, transaction, signer, call("CertPoll", transaction, request_id))
     if isinstance(outcome, Refused):
         raise outcome.refusal
+    assert isinstance(outcome, Issued)
     return outcome
 
 

@@ -403,8 +403,8 @@ async def test_a_noisy_source_does_not_keep_others_from_being_explained(core: Co
 
 async def test_refusals_of_one_device_are_written_at_a_limited_rate(core: Core) -> None:
     device = await enrolled(core)
-    for _ in range(200):
-        await code_of(core, device.evidence, csr_of(device.key, "other"))
+    for number in range(200):
+        await code_of(core, device.evidence, csr_of(device.key, f"other-{number}"))
     assert core.attempts.dropped >= 100
 
 
