@@ -79,7 +79,7 @@ _ADD, _ADD_WHY = guarded_insert(
         .where(
             _same.realm_id == bindparam("realm_id"),
             _same.request_key == bindparam("request_key"),
-            _same.state.in_(["pending", "approved"]),
+            (_same.state == "pending") | (_same.state == "approved"),
             _same.expires_at > bindparam("requested_at"),
         )
         .exists(),

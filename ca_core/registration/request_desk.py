@@ -44,7 +44,7 @@ _SELECT: Select[tuple[object, ...]] = select(*_COLUMNS).select_from(
         device, (device.c.realm_id == _q.realm_id) & (device.c.name == _q.device)
     )
 )
-_UNDECIDED = _q.state.in_(["pending", "approved"])
+_UNDECIDED = (_q.state == "pending") | (_q.state == "approved")
 _FILTERS: dict[str, ColumnElement[bool]] = {
     "realm_id": _q.realm_id == bindparam("realm_id"),
     "state": (_q.state == bindparam("state")) & ((_q.expires_at > bindparam("now")) | ~_UNDECIDED),

@@ -1,0 +1,264 @@
+"""Requests that wait for an operator: found again, decided once, granted by the rules of the day they are granted."""
+
+import asyncio
+
+import pytest
+
+from ca_core.core import Core
+from ca_core.errors import OperatorError
+from ca_core.model import Call, Evidence, Issued, Pending, Refused
+from ca_core.rows import RequestRow
+from tests.helpers.admission import admit_by, outcome_of, transact
+from tests.helpers.core import ME, Installation, PrivateKey, SetClock, csr_of, new_key
+from tests.helpers.factory import Made, idevid, root
+
+CHALLENGE = "a-challenge-of-thirty-characters"
+SCEP = {"protocol": "scep", "transaction_id": "T-1"}
+
+
+async def only(core: Core, state: str | None = None) -> RequestRow:
+    [row] = await core.requests.list(state=state, limit=10)
+    return row
+
+
+async def poll(core: Core, key: PrivateKey, transaction: str = "T-1") -> str:
+    """What a poll by that key is told: `issued`, `pending` or the refusal's code."""
+    resolved = await core.realms.resolve("scep", None, None)
+    call = Call("poll-0001", "scep", "CertPoll", "192.0.2.1", transaction_id=transaction)
+    match await core.registration.poll(resolved, transaction, csr_of(key).spki_sha256, call):
+        case Refused(refusal):
+            return refusal.code
+        case Pending():
+            return "pending"
+        case Issued():
+            return "issued"
+
+
+@pytest.fixture
+async def by_hand(core: Core) -> Core:
+    """A realm in which an operator looks at everybody."""
+    await admit_by(core, "approval")
+    return core
+
+
+async def test_a_request_waits_until_it_is_approved_and_is_then_granted(
+    by_hand: Core, installation: Installation
+) -> None:
+    key = new_key()
+    first = await transact(by_hand, Evidence(), csr_of(key, "walk-in"))
+    assert first == Pending(60)
+    row = await only(by_hand)
+    assert (row.device, row.state, row.means, row.device_state) == ("walk-in", "pending", "approval", None)
+    assert row.key_sha256 == csr_of(key).spki_sha256.hex()
+    assert installation.sql("SELECT 1 FROM device WHERE name = 'walk-in'") == []
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "walk-in")) == "pending", "another CSR, the same request"
+    assert len(await by_hand.requests.list(limit=10)) == 1
+
+    await by_hand.requests.approve(row.id, actor=ME)
+    issued = await transact(by_hand, Evidence(), csr_of(key, "walk-in"))
+    assert isinstance(issued, Issued)
+    assert (await only(by_hand)).state == "issued"
+    assert (await by_hand.devices.show("default", "walk-in")).state == "active"
+    again = await transact(by_hand, Evidence(), csr_of(key, "walk-in"))
+    assert isinstance(again, Issued)
+    assert again.certificate == issued.certificate, "an approval is used once"
+
+
+async def test_a_request_of_another_key_or_name_is_another_one(by_hand: Core) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    await by_hand.requests.approve((await only(by_hand)).id, actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "one")) == "pending"
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "two")) == "pending"
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "issued", "the twin"
+
+
+async def test_a_rejected_key_is_refused_from_then_on(by_hand: Core) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    row = await by_hand.requests.reject((await only(by_hand)).id, reason="not ours", actor=ME)
+    assert (row.state, row.reason, row.decided_by) == ("rejected", "not ours", ME)
+    refused = await transact(by_hand, Evidence(), csr_of(key, "one"))
+    assert isinstance(refused, Refused)
+    assert (refused.refusal.code, refused.refusal.detail) == ("request_rejected", "not ours")
+    assert "not ours" not in refused.refusal.message
+    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "one")) == "pending", "another key is looked at anew"
+
+
+async def test_a_request_expires_and_may_be_made_anew(by_hand: Core, clock: SetClock) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    first = await only(by_hand)
+    clock.forward(days=7, seconds=1)
+    assert (await only(by_hand, "expired")).id == first.id
+    with pytest.raises(OperatorError, match=f"request {first.id} is expired"):
+        await by_hand.requests.approve(first.id, actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    second = await only(by_hand, "pending")
+    assert second.id != first.id
+    await by_hand.requests.approve(second.id, actor=ME)
+    clock.forward(days=6)
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "issued"
+
+
+async def test_an_approval_that_nobody_uses_ends(by_hand: Core, clock: SetClock) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    await by_hand.requests.approve((await only(by_hand)).id, actor=ME)
+    clock.forward(days=7, seconds=1)
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending", "it is asked anew"
+
+
+@pytest.mark.parametrize("act", ["approve", "reject"])
+async def test_a_request_is_decided_once(by_hand: Core, second: Core, act: str) -> None:
+    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "one")) == "pending"
+    row = await only(by_hand)
+    both = [by_hand.requests.approve(row.id, actor=ME), getattr(second.requests, act)(row.id, actor="operator:other")]
+    results = await asyncio.gather(*both, return_exceptions=True)
+    refused = [result for result in results if isinstance(result, OperatorError)]
+    assert [error.code for error in refused] == ["request_decided"]
+
+
+async def test_one_approval_gives_one_certificate_to_many_who_ask_at_once(by_hand: Core, second: Core) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    await by_hand.requests.approve((await only(by_hand)).id, actor=ME)
+    many = [transact(core, Evidence(), csr_of(key, "one")) for core in [by_hand, second] * 8]
+    certificates = {outcome.certificate for outcome in await asyncio.gather(*many) if isinstance(outcome, Issued)}
+    assert len(certificates) == 1
+
+
+async def test_who_asks_many_times_at_once_waits_once(by_hand: Core, second: Core) -> None:
+    key = new_key()
+    many = [outcome_of(core, Evidence(), csr_of(key, "one")) for core in [by_hand, second] * 8]
+    assert set(await asyncio.gather(*many)) == {"pending"}
+    assert len(await by_hand.requests.list(limit=50)) == 1
+
+
+async def test_case_s26_requests_that_wait_are_bounded_by_source_and_by_realm(core: Core) -> None:
+    await admit_by(core, "approval", pending_per_source=2, pending_most=3)
+
+    async def ask(source: str) -> str:
+        return await outcome_of(core, Evidence(), csr_of(new_key(), "one"), source=source)
+
+    assert [await ask("192.0.2.1") for _ in range(3)] == ["pending", "pending", "requests_too_many"]
+    assert [await ask("192.0.2.2") for _ in range(2)] == ["pending", "requests_too_many"]
+    waiting = (await core.requests.list(state="pending", limit=10))[0]
+    await core.requests.reject(waiting.id, actor=ME)
+    assert await ask("192.0.2.1") == "pending", "the twin: there is room again"
+
+
+# --- what proved who asked is judged anew ---------------------------------------------------------------------------
+
+
+async def test_a_secret_that_waits_is_not_kept_and_is_spent_when_it_is_granted(
+    core: Core, installation: Installation
+) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await admit_by(core, "secret + approval")
+    key, evidence = new_key(), Evidence(secret=handed.secret)
+    assert await outcome_of(core, evidence, csr_of(key), **SCEP) == "pending"
+    assert handed.secret.encode() not in installation.dump()
+    assert await poll(core, key) == "pending"
+    await core.requests.approve((await only(core)).id, actor=ME)
+    assert await poll(core, key) == "issued"
+    assert await poll(core, key) == "issued", "the answer was lost"
+    assert await outcome_of(core, evidence, csr_of(new_key())) == "secret_spent"
+
+
+@pytest.mark.parametrize("approved", [False, True], ids=["pending", "approved"])
+async def test_a_secret_that_is_void_since_grants_nothing(core: Core, approved: bool) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await admit_by(core, "secret + approval")
+    key = new_key()
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr_of(key), **SCEP) == "pending"
+    if approved:
+        await core.requests.approve((await only(core)).id, actor=ME)
+    await core.devices.secret("default", "sensor", actor=ME)
+    assert await poll(core, key) == "secret_void"
+
+
+async def test_a_suspended_device_and_an_anchor_that_is_trusted_no_more_grant_nothing(core: Core) -> None:
+    anchor, key = root(), new_key()
+    device = await waiting_by_idevid(core, anchor, key)
+    await core.devices.suspend("default", "sensor", actor=ME)
+    assert await poll(core, device.key) == "device_suspended"
+    await core.devices.resume("default", "sensor", actor=ME)
+    await core.trust.remove("default", "acme", actor=ME)
+    assert await poll(core, device.key) == "certificate_unknown"
+    await core.trust.add("default", anchor.pem, name="acme", actor=ME)
+    assert await poll(core, device.key) == "issued", "the twin"
+
+
+async def waiting_by_idevid(core: Core, anchor: Made, key: PrivateKey) -> Made:
+    """A device whose request by IDevID is approved, and signed by its factory key."""
+    device = idevid(anchor)
+    await core.trust.add("default", anchor.pem, name="acme", actor=ME)
+    await core.devices.add("default", "sensor", serial_number="AC-1", manufacturer="acme", actor=ME)
+    await admit_by(core, "idevid + approval")
+    assert await outcome_of(core, Evidence(device.chain), csr_of(key), **SCEP) == "pending"
+    await core.requests.approve((await only(core)).id, actor=ME)
+    return device
+
+
+async def test_a_challenge_that_was_changed_since_grants_nothing(core: Core) -> None:
+    await core.realms.challenge("default", CHALLENGE, actor=ME)
+    await admit_by(core, "challenge + approval")
+    key = new_key()
+    assert await outcome_of(core, Evidence(secret=CHALLENGE), csr_of(key, "walk-in"), **SCEP) == "pending"
+    await core.requests.approve((await only(core)).id, actor=ME)
+    await core.realms.challenge("default", "another-" + CHALLENGE, actor=ME)
+    assert await poll(core, key) == "challenge_changed"
+    await core.realms.challenge("default", CHALLENGE, actor=ME)
+    assert await poll(core, key) == "issued", "the twin"
+
+
+async def test_case_s10_a_poll_by_another_key_or_of_another_transaction_tells_nothing(by_hand: Core) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one"), **SCEP) == "pending"
+    assert await poll(by_hand, new_key()) == "transaction_unknown"
+    assert await poll(by_hand, key, "T-2") == "transaction_unknown"
+    assert await poll(by_hand, key) == "pending"
+
+
+async def test_a_realm_that_asks_no_operator_any_more_judges_what_waits_like_any_other_request(core: Core) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await admit_by(core, "secret + approval")
+    key, evidence = new_key(), Evidence(secret=handed.secret)
+    assert await outcome_of(core, evidence, csr_of(key)) == "pending"
+    await admit_by(core, "secret")
+    assert await outcome_of(core, evidence, csr_of(key)) == "issued"
+
+
+async def test_requests_survive_a_restart(by_hand: Core, installation: Installation) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    by_hand.close()
+    after = installation.open()
+    try:
+        assert await outcome_of(after, Evidence(), csr_of(key, "one")) == "pending"
+        await after.requests.approve((await only(after)).id, actor=ME)
+        assert await outcome_of(after, Evidence(), csr_of(key, "one")) == "issued"
+    finally:
+        after.close()
+
+
+async def test_the_trail_tells_who_asked_who_approved_and_what_was_issued(
+    by_hand: Core, installation: Installation
+) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    await by_hand.requests.approve((await only(by_hand)).id, actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "issued"
+    key_sha256 = csr_of(key).spki_sha256.hex()
+    [pending], [approved] = installation.events("request.pending"), installation.events("request.approved")
+    assert pending["key_sha256"] == approved["key_sha256"] == key_sha256
+    [issued] = installation.events("certificate.issued")
+    assert (issued["means"], issued["credential"]) == ("approval", f"key {key_sha256}")
+
+
+@pytest.mark.parametrize("text", ["", "one", "-1", "9" * 30, "\u0661"])
+async def test_what_is_not_an_id_is_no_request(core: Core, text: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        await core.requests.show(text)
+    assert caught.value.code == "request_unknown"

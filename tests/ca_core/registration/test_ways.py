@@ -1,0 +1,299 @@
+"""Ways of admission: any of those that the realm names, and all that each takes."""
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+
+from ca_core.core import Core
+from ca_core.errors import OperatorError
+from ca_core.model import Evidence, Issued, Operation, Refused
+from ca_core.registration.admission.ways import parse_way
+from tests.helpers.admission import admit_by, outcome_of, transact
+from tests.helpers.core import ME, Installation, SetClock, code_of, csr_of, edit_realm, enrolled, new_key, written
+from tests.helpers.factory import idevid, root
+
+REENROLL = Operation.REENROLL
+
+
+class Scene:
+    """A device that is registered, with its IDevID and its secret, and others that are not."""
+
+    def __init__(self, core: Core, secret: str, other_secret: str) -> None:
+        self.core = core
+        self.anchor = root()
+        self.secret = secret
+        self.other_secret = other_secret
+        self.factory = idevid(self.anchor, "AC-1")
+
+    async def asks(self, *shown: str, name: str | None = "sensor") -> str:
+        """The outcome for the device that shows that: secret, idevid, challenge, wrong."""
+        return await outcome_of(self.core, self.evidence(*shown), csr_of(new_key(), name))
+
+    def evidence(self, *shown: str) -> Evidence:
+        secrets = {"secret": self.secret, "challenge": CHALLENGE, "wrong": "x" * 26, "other": self.other_secret}
+        secret = next((secrets[one] for one in shown if one in secrets), None)
+        return Evidence(self.factory.chain if "idevid" in shown else (), None, secret)
+
+
+CHALLENGE = "a-challenge-of-thirty-characters"
+
+
+@pytest.fixture
+async def scene(core: Core) -> Scene:
+    other = await core.devices.add("default", "other", actor=ME)
+    scene = Scene(core, "", other.secret)
+    await core.trust.add("default", scene.anchor.pem, name="acme", actor=ME)
+    handed = await core.devices.add("default", "sensor", serial_number="AC-1", manufacturer="acme", actor=ME)
+    scene.secret = handed.secret
+    await core.realms.challenge("default", CHALLENGE, actor=ME)
+    return scene
+
+
+@pytest.mark.parametrize(
+    ("ways", "shown", "outcome"),
+    [
+        (["secret"], ["secret"], "issued"),
+        (["secret"], ["idevid"], "idevid_not_admitted"),
+        (["secret"], ["challenge"], "secret_unknown"),
+        (["secret"], ["wrong"], "secret_unknown"),
+        (["secret"], [], "credentials_missing"),
+        (["idevid"], ["idevid"], "issued"),
+        (["idevid"], ["secret"], "secret_not_admitted"),
+        (["idevid"], ["idevid", "wrong"], "issued"),
+        (["secret", "idevid"], ["idevid"], "issued"),
+        (["secret", "idevid"], ["secret"], "issued"),
+        (["secret + idevid"], ["secret", "idevid"], "issued"),
+        (["secret + idevid"], ["secret"], "proof_missing"),
+        (["secret + idevid"], ["idevid"], "proof_missing"),
+        (["secret + idevid"], ["idevid", "wrong"], "secret_unknown"),
+        (["secret + idevid"], ["idevid", "other"], "proofs_disagree"),
+        (["challenge"], ["challenge"], "issued"),
+        (["challenge"], ["secret"], "secret_not_admitted"),
+        (["challenge"], ["wrong"], "secret_not_admitted"),
+        (["challenge"], [], "credentials_missing"),
+        (["challenge", "secret"], ["secret"], "issued"),
+        (["challenge", "secret"], ["challenge"], "issued"),
+        (["challenge + idevid"], ["challenge", "idevid"], "issued"),
+        (["challenge + idevid"], ["challenge"], "proof_missing"),
+        (["challenge + idevid"], ["idevid"], "proof_missing"),
+        (["secret + approval"], ["secret"], "pending"),
+        (["secret + approval"], ["wrong"], "secret_unknown"),
+        (["secret + approval", "idevid"], ["idevid"], "issued"),
+        (["secret + approval", "idevid"], ["secret"], "pending"),
+        (["idevid + approval"], ["idevid"], "pending"),
+        (["challenge + approval"], ["challenge"], "pending"),
+        (["approval"], [], "pending"),
+        (["approval"], ["wrong"], "secret_not_admitted"),
+        (["approval"], ["idevid"], "idevid_not_admitted"),
+    ],
+    ids=lambda value: ("-or-".join(value) if value else "nothing") if isinstance(value, list) else None,
+)
+async def test_a_way_takes_all_that_it_names_and_a_realm_any_of_its_ways(
+    scene: Scene, ways: list[str], shown: list[str], outcome: str
+) -> None:
+    await admit_by(scene.core, *ways)
+    assert await scene.asks(*shown) == outcome
+
+
+async def test_an_own_certificate_needs_no_way(scene: Scene) -> None:
+    device = await enrolled(scene.core, "first")
+    await admit_by(scene.core, "approval")
+    assert await code_of(scene.core, device.evidence, csr_of(new_key(), "first"), operation=REENROLL) == "issued"
+
+
+async def test_an_open_realm_gives_a_certificate_to_anyone_and_registers_who_comes(
+    scene: Scene, installation: Installation
+) -> None:
+    await admit_by(scene.core, "open", open=True)
+    assert await scene.asks(name="walk-in") == "issued"
+    assert await scene.asks(name="walk-in") == "device_enrolled", "whoever comes later is not that device"
+    assert await scene.asks(name=None) == "subject_names_no_device"
+    [event] = installation.sql("SELECT actor FROM audit WHERE action = 'device.added' AND device = 'walk-in'")
+    assert event[0] == "admission:open"
+    assert (await scene.core.devices.show("default", "walk-in")).state == "active"
+
+
+async def test_a_challenge_gives_its_first_certificate_to_a_registered_device_and_no_second_one(scene: Scene) -> None:
+    await admit_by(scene.core, "challenge")
+    key = new_key()
+    first = await transact(scene.core, scene.evidence("challenge"), csr_of(key, "sensor"))
+    assert isinstance(first, Issued)
+    again = await transact(scene.core, scene.evidence("challenge"), csr_of(key, "sensor"))
+    assert isinstance(again, Issued)
+    assert again.certificate == first.certificate
+    assert await scene.asks("challenge") == "device_enrolled"
+    assert await scene.asks("challenge", name="unheard-of") == "device_unknown"
+    assert await scene.asks("challenge", name="other") == "issued", "the twin: a registered one without a certificate"
+
+
+async def test_a_new_challenge_ends_the_one_before(scene: Scene) -> None:
+    await admit_by(scene.core, "challenge")
+    made = await scene.core.realms.challenge("default", None, actor=ME)
+    assert len(made) == 26
+    assert await scene.asks("challenge") == "secret_not_admitted"
+    assert await outcome_of(scene.core, Evidence(secret=made), csr_of(new_key(), "sensor")) == "issued"
+
+
+async def test_a_challenge_is_nowhere_in_the_store(scene: Scene, installation: Installation) -> None:
+    await admit_by(scene.core, "challenge")
+    assert await scene.asks("challenge") == "issued"
+    await written(scene.core)
+    assert CHALLENGE.encode() not in installation.dump()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("x" * 25, "challenge_invalid"), ("é" * 30, "challenge_invalid"), ("a\n" * 20, "challenge_invalid")],
+    ids=["short", "not-ascii", "newlines"],
+)
+async def test_a_challenge_that_can_be_guessed_or_not_typed_is_refused(scene: Scene, text: str, code: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        await scene.core.realms.challenge("default", text, actor=ME)
+    assert caught.value.code == code
+
+
+# --- any device of a trusted manufacturer ---------------------------------------------------------------------------
+
+
+async def test_any_device_of_a_trusted_manufacturer_is_registered_when_it_comes(
+    scene: Scene, installation: Installation
+) -> None:
+    stranger = Evidence(idevid(scene.anchor, "AC-77").chain)
+    assert await outcome_of(scene.core, stranger, csr_of(new_key(), "AC-77")) == "device_unknown", "the twin"
+    await admit_by(scene.core, "idevid", idevid="trusted")
+    assert await outcome_of(scene.core, stranger, csr_of(new_key(), "somebody-else")) == "subject_mismatch"
+    assert installation.sql("SELECT 1 FROM device WHERE name = 'AC-77'") == [], "who is refused is not registered"
+    assert await outcome_of(scene.core, stranger, csr_of(new_key(), "AC-77")) == "issued"
+    row = await scene.core.devices.show("default", "AC-77")
+    assert (row.serial_number, row.manufacturer, row.state) == ("AC-77", "acme", "active")
+    assert await outcome_of(scene.core, stranger, csr_of(new_key(), "AC-77")) == "issued", "it comes again"
+    await scene.core.devices.suspend("default", "AC-77", actor=ME)
+    assert await outcome_of(scene.core, stranger, csr_of(new_key(), "AC-77")) == "device_suspended"
+
+
+@pytest.mark.parametrize(
+    ("serial", "code"),
+    [("other", "device_name_taken"), ("no name", "device_unnamed"), ("x" * 65, "device_unnamed")],
+    ids=["of-another", "with-a-space", "long"],
+)
+async def test_case_40_a_newcomer_takes_no_name_that_is_another_s_or_none(scene: Scene, serial: str, code: str) -> None:
+    await admit_by(scene.core, "idevid", idevid="trusted")
+    stranger = Evidence(idevid(scene.anchor, serial).chain)
+    assert await outcome_of(scene.core, stranger, csr_of(new_key(), None)) == code
+
+
+# --- the grace of the expired ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("days", "outcome"), [(1, "issued"), (89, "issued"), (91, "issued"), (99, "issued"), (101, "certificate_expired")]
+)
+async def test_case_36_an_expired_certificate_renews_within_the_grace_and_not_after_it(
+    core: Core, clock: SetClock, days: int, outcome: str
+) -> None:
+    device = await enrolled(core)
+    await edit_realm(core, "default", "[admission]\n", '[admission]\nexpired_grace = "10d"\n')
+    clock.forward(days=days)
+    assert await code_of(core, device.evidence, csr_of(new_key()), operation=REENROLL) == outcome
+
+
+async def test_case_36_in_its_grace_a_revoked_certificate_renews_nothing(core: Core, clock: SetClock) -> None:
+    device = await enrolled(core)
+    await edit_realm(core, "default", "[admission]\n", '[admission]\nexpired_grace = "10d"\n')
+    clock.forward(days=91)
+    await core.certificates.revoke(device.serial, reason="superseded", actor=ME)
+    assert await code_of(core, device.evidence, csr_of(new_key()), operation=REENROLL) == "certificate_revoked"
+
+
+# --- the ceiling -----------------------------------------------------------------------------------------------------
+
+
+async def test_case_82_a_realm_gives_as_many_first_certificates_on_a_day_as_its_ceiling_says(
+    core: Core, clock: SetClock
+) -> None:
+    device = await enrolled(core, "before")
+    await admit_by(core, "open", open=True, ceiling=3)
+    codes = [await outcome_of(core, Evidence(), csr_of(new_key(), f"d-{n}")) for n in range(5)]
+    assert codes == ["issued"] * 3 + ["ceiling_reached"] * 2
+    assert await code_of(core, device.evidence, csr_of(new_key(), "before"), operation=REENROLL) == "issued"
+    refused = await transact(core, Evidence(), csr_of(new_key(), "d-9"))
+    assert isinstance(refused, Refused)
+    assert 0 < getattr(refused.refusal, "retry_after") <= 3600  # noqa: B009  # of TooMany
+    clock.forward(days=1)
+    assert await outcome_of(core, Evidence(), csr_of(new_key(), "d-9")) == "issued"
+
+
+async def test_case_82_of_many_at_once_no_more_pass_the_ceiling(core: Core, second: Core) -> None:
+    await admit_by(core, "open", open=True, ceiling=4)
+    many = [outcome_of(c, Evidence(), csr_of(new_key(), f"d-{n}")) for n, c in enumerate([core, second] * 10)]
+    outcomes = await asyncio.gather(*many)
+    assert outcomes.count("issued") == 4
+    assert set(outcomes) == {"issued", "ceiling_reached"}
+
+
+# --- pauses ----------------------------------------------------------------------------------------------------------
+
+
+async def test_case_71_a_device_that_repeats_a_doomed_request_is_paused_and_no_other_one(core: Core) -> None:
+    device, other = await enrolled(core, "zombie"), await enrolled(core, "honest")
+    doomed = csr_of(new_key(), "not-its-name")
+    outcomes = [await outcome_of(core, device.evidence, doomed) for _ in range(40)]
+    assert outcomes == ["subject_mismatch"] * 30 + ["device_paused"] * 10
+    assert await outcome_of(core, other.evidence, csr_of(new_key(), "honest")) == "issued"
+    assert await outcome_of(core, device.evidence, csr_of(new_key(), "zombie")) == "issued", "another request of it"
+    await edit_realm(core, "default", 'retry_window = "24h"', 'retry_window = "23h"')
+    assert await outcome_of(core, device.evidence, doomed) == "subject_mismatch", "a new version is another chance"
+
+
+async def test_who_begins_without_a_credential_is_never_paused(core: Core) -> None:
+    csr = csr_of(new_key(), "sensor")
+    assert {await outcome_of(core, Evidence(), csr) for _ in range(100)} == {"credentials_missing"}
+
+
+# --- documents -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ways", "settings", "fault"),
+    [
+        (["secrets"], {}, "admission.ways[0]: 'secrets' proves nothing known"),
+        (["secret + secret"], {}, "names something twice"),
+        (["secret", "secret"], {}, "stands twice"),
+        (["webhook"], {}, "a webhook only narrows"),
+        (["secret + webhook"], {}, "admission.webhook: a way takes a webhook"),
+        (["open"], {}, "'open' gives a certificate to anyone"),
+        (["secret"], {"open": True}, "admission.open: is set, but no way is open"),
+        (["open + secret"], {"open": True}, "proves something, and is not open"),
+        (["secret + challenge"], {}, "not both"),
+        (["challenge"], {}, "admission.challenge: there is none yet"),
+        (["challenge"], {"challenge": "hunter2"}, "admission.challenge: not the hash"),
+        (["idevid"], {"idevid": "off"}, "admission.idevid: is off"),
+        (["secret"], {"secret": False}, "admission.secret: is off"),
+        (["secret"], {"expired_grace": "400d"}, "admission.expired_grace: longer than a year"),
+        (["secret"], {"expired_grace": "soon"}, "admission.expired_grace: 'soon' is not a duration"),
+        (["secret"], {"ceiling": -1}, "admission.ceiling: expected a whole number"),
+        (["secret"], {"pending_most": 0}, "admission.pending_most: expected a whole number"),
+        (["secret"], {"way": "x"}, "admission.way: unknown key (did you mean 'ways'?)"),
+    ],
+)
+async def test_an_admission_that_makes_no_sense_is_refused_with_its_key(
+    core: Core, ways: list[str], settings: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(OperatorError) as caught:
+        await admit_by(core, *ways, **settings)
+    assert caught.value.code == "document_invalid"
+    assert fault in caught.value.message
+    await admit_by(core, "secret + idevid")  # the twin
+
+
+async def test_every_fault_of_an_admission_is_told_at_once(core: Core) -> None:
+    with pytest.raises(OperatorError) as caught:
+        await admit_by(core, "secrets", "open + idevid", expired_grace="soon", ceiling=-1)
+    assert caught.value.message.count("admission.") == 4
+
+
+@pytest.mark.parametrize("parts", list(itertools.permutations(["idevid", "webhook", "approval"])))
+def test_a_way_is_the_same_in_whatever_order_it_is_written(parts: tuple[str, ...]) -> None:
+    assert str(parse_way(" + ".join(parts))) == str(parse_way("+".join(sorted(parts)))) == "idevid + webhook + approval"

@@ -1,0 +1,54 @@
+"""Realms with ways of admission, for tests: one line of the document, and who asks with what."""
+
+import dataclasses
+import tomllib
+from typing import Any
+
+import tomli_w
+
+from ca_core.core import Core
+from ca_core.csr import ParsedCsr
+from ca_core.errors import Refusal
+from ca_core.model import Call, Evidence, Issued, Operation, Pending, Refused
+from tests.helpers.core import ME
+
+__all__ = ["admit_by", "outcome_of", "transact"]
+
+CALL = Call("test-0001", "est", "simpleenroll", "192.0.2.1")
+
+
+async def admit_by(core: Core, *ways: str, realm: str = "default", **settings: Any) -> None:
+    """Give the realm these ways, and settings of `[admission]`, as an operator does."""
+    document = tomllib.loads(await core.realms.export(realm))
+    document["admission"] |= {"ways": list(ways), **settings}
+    await core.realms.apply(tomli_w.dumps(document), actor=ME)
+
+
+async def transact(
+    core: Core,
+    evidence: Evidence,
+    csr: ParsedCsr,
+    *,
+    operation: Operation = Operation.ENROLL,
+    label: str | None = None,
+    **call: Any,
+) -> Issued | Pending | Refused:
+    """Ask as a protocol does, whatever comes of it. `call` changes what the operator sees of the request."""
+    asked = dataclasses.replace(CALL, **call)
+    resolved = await core.realms.resolve(asked.protocol, label, None)
+    try:
+        requester = await core.registration.authenticate(resolved, evidence, csr)
+    except Refusal as refusal:
+        return Refused(core.registration.refused(refusal, asked, resolved, csr=csr))
+    return await core.registration.enroll(resolved, requester, csr, operation, asked)
+
+
+async def outcome_of(core: Core, evidence: Evidence, csr: ParsedCsr, **options: Any) -> str:
+    """The outcome in a word: `issued`, `pending`, or the code of the refusal."""
+    match await transact(core, evidence, csr, **options):
+        case Refused(refusal):
+            return refusal.code
+        case Pending():
+            return "pending"
+        case Issued():
+            return "issued"
