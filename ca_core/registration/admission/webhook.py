@@ -17,7 +17,7 @@ from cryptography import x509
 
 from ca_core.errors import NotAuthorized, OperatorError
 from ca_core.model import Means, Operation, ProtocolName
-from ca_core.names import parse_duration, parse_san
+from ca_core.names import is_key_name, parse_duration, parse_san
 from ca_core.registration.admission.webhook_address import Network, address_fault, is_loopback, network_fault
 
 __all__ = [
@@ -46,7 +46,6 @@ _URL = re.compile(
     r"(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*(\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?)?",
     re.ASCII,
 )
-_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 
@@ -230,7 +229,7 @@ def webhook_faults(document: WebhookDocument, path: str) -> list[str]:
         faults.append(f"{path}.networks: more than {_MAX_NETWORKS} (name larger ones)")
     if fault := _url_fault(document, networks=() if faults else document.allowed):
         faults.append(f"{path}.url: {fault}")
-    if not _KEY_NAME.fullmatch(document.key):
+    if not is_key_name(document.key):
         faults.append(
             f"{path}.key: not the name of a key (up to 64 letters, digits, '_' and '-', as in [webhook_keys])"
         )
