@@ -260,12 +260,12 @@ def _url_fault(document: WebhookDocument, networks: tuple[Network, ...]) -> str 
         if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
             return f"'{host}' is not a host name (use a DNS name)"
     else:
-        if address.version == 6 and not host.startswith("["):
-            return f"'{host}' needs brackets ([{host}])"
+        if address.version == 4 and host.startswith("["):
+            return f"'{host}' is an IPv4 address (write it without brackets)"
         if address.version == 6 and address.ipv4_mapped is not None:
             return f"'{host}' is an IPv4 address (write it as {address.ipv4_mapped})"
         if fault := address_fault(address, networks, loopback=address.is_loopback):  # enforces case 49
-            return f"{fault} (name its network in 'networks')"
+            return fault
     if match["scheme"] == "http" and not is_loopback(host):  # enforces case 49
         return "http reaches this machine only (use https, or a loopback address)"
     return None

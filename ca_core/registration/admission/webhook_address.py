@@ -56,7 +56,7 @@ def address_fault(address: Address, networks: Sequence[Network], *, loopback: bo
     request then goes nowhere else.
     """
     own = _unmapped(address)
-    if what := _never(own):
+    if what := _never(own):  # enforces case 49
         return f"{address} is {what}"
     if loopback and not own.is_loopback:  # enforces case 49
         return f"{address} is not this machine, which the URL names"
@@ -70,7 +70,7 @@ def address_fault(address: Address, networks: Sequence[Network], *, loopback: bo
             return f"{address} is in none of its networks"
         return None
     if not loopback and not _is_public(own):  # enforces case 49
-        return f"{address} is not public, and no network is allowed"
+        return f"{address} is not public (name its network in 'networks')"
     return None
 
 
