@@ -48,7 +48,8 @@ class WebhookClient:
     """The `Webhook` of a worker. One event loop's own.
 
     Of each realm, `at_once` calls are under way and `waiting` others wait for their turn, all of them within their own
-    timeout. `delivered` is told the realm and the outcome of each call: `allowed`, or what is left of the code without
+    timeout: together fewer than the requests that a worker has in hand, so that a dead webhook leaves room for other
+    realms. `delivered` is told the realm and the outcome of each call: `allowed`, or what is left of the code without
     `webhook_`, or `overloaded`. `clock` gives seconds since 1970.
     """
 
@@ -60,7 +61,7 @@ class WebhookClient:
         lookup: Lookup | None = None,
         clock: Callable[[], float] = time.time,
         at_once: int = 32,
-        waiting: int = 128,
+        waiting: int = 16,
     ) -> None:
         self._keys = keys
         self._delivered = delivered or (lambda *_: None)
@@ -173,10 +174,10 @@ _TLS = (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError
 
 def _session(document: WebhookDocument, addresses: Sequence[Address]) -> aiohttp.ClientSession:
     """A session for one call: nothing of it is left for another."""
-    judged = frozenset(map(str, addresses))
+    judged = frozenset(addresses)
 
     def make_socket(about: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
-        if str(about[4][0]) not in judged:  # enforces case 49
+        if ipaddress.ip_address(str(about[4][0])) not in judged:  # enforces case 49
             raise OSError(f"{about[4][0]} was not judged")
         return socket.socket(about[0], about[1], about[2])
 

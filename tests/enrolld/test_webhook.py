@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ca_core.errors import NotAuthorized, Overloaded, Unavailable
-from ca_core.registration.admission.webhook import MAX_ANSWER, Verdict, WebhookDocument
+from ca_core.registration.admission.webhook import MAX_ANSWER, Verdict, WebhookDocument, webhook_faults
 from enrolld.webhook import WebhookClient, _session
 from enrolld.webhook_keys import WebhookKey
 from tests.ca_core.registration.test_webhook import QUESTION
@@ -99,6 +99,24 @@ async def test_case_s4_a_webhook_that_says_no_refuses_with_its_reason() -> None:
     async with webhook(answer(b'{"allow": false, "reason": "not on the list"}')) as hook:
         refused = await refusal(at(hook))
     assert (refused.code, refused.detail) == ("webhook_refused", "not on the list")
+
+
+@pytest.mark.parametrize("host", ["[::1]", "[0:0:0:0:0:0:0:1]"])
+async def test_a_url_may_name_an_ipv6_address(host: str) -> None:
+    async with webhook(host="::1") as hook:
+        document = at(hook, url=f"http://{host}:{hook.port}/")
+        assert webhook_faults(document, "w") == []
+        assert (await client().ask(document, QUESTION)).allow
+
+
+async def test_names_of_every_form_that_a_document_takes_are_asked(pki: "Pki") -> None:
+    host = "my_hooks-1.xn--bcher-kva.example"
+    async with webhook(tls=pki.of(issue("x", pki.root, hosts=[host]))) as hook:
+        url = f"https://{host.upper()}:{hook.port}/a%zz/~b;c=(d),e?f=%20&g"
+        document = at(hook, url=url, ca_pem=pki.root.pem_chain.decode(), networks=("127.0.0.1",))
+        assert webhook_faults(document, "w") == []
+        assert (await client(lookup=here).ask(document, QUESTION)).allow
+    assert hook.asked[0].line == "POST /a%zz/~b;c=(d),e?f=%20&g HTTP/1.1"
 
 
 async def test_nothing_of_one_call_is_left_for_the_next() -> None:
@@ -589,6 +607,11 @@ async def test_an_answer_signed_for_its_question_is_believed() -> None:
     async with webhook(lambda asked: signed(asked, ALLOWED)) as hook:
         assert (await client().ask(at(hook, signed_answer=True), QUESTION)).allow
         assert (await client().ask(at(hook), QUESTION)).allow
+
+
+async def test_case_49_what_is_too_large_is_not_even_looked_at_for_its_signature() -> None:
+    async with webhook(lambda asked: signed(asked, LONG)) as hook:
+        assert (await refusal(at(hook, signed_answer=True))).code == "webhook_too_large"
 
 
 def _altered(asked: Asked) -> bytes:

@@ -76,6 +76,7 @@ ANY = "0.0.0.0"  # noqa: S104  # judged here, not bound
         pytest.param("2002:a01:5::1", ["2002::/16"], False, "leads to 10.1.0.5", id="6to4-private-though-listed"),
         pytest.param("64:ff9b::7f00:1", [], False, "leads to 127.0.0.1", id="nat64-loopback"),
         pytest.param("64:ff9b::a9fe:a9fe", [], False, "leads to 169.254.169.254", id="nat64-metadata"),
+        pytest.param("64:ff9b::a83f:8110", [], False, "leads to 168.63.129.16", id="nat64-metadata-that-is-public"),
         pytest.param("64:ff9b:1::a01:5", [], False, "leads to 10.1.0.5", id="site-nat64-private"),
         pytest.param("2001:0:808:808::1", [], False, "leads to 255.255.255.254", id="teredo"),
         pytest.param("2600::5efe:7f00:1", [], False, "leads to 127.0.0.1", id="isatap-loopback"),
