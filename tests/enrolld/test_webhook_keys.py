@@ -1,6 +1,7 @@
 """The keys that webhooks know: where they come from, what they refuse to be read from, and that they never show."""
 
 import os
+import signal
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from enrolld.limits import Limits
 from enrolld.process import BoardSettings, WorkerSettings
 from enrolld.running import RunState
 from enrolld.webhook_keys import WebhookKey, load_keys
+from tests.helpers.daemon import eventually, run_enrolld, running_daemon
 
 KEY = b"5f" * 32
 
@@ -130,8 +132,6 @@ def test_workers_get_the_keys_through_their_pipe_and_do_not_show_them(tmp_path: 
 
 
 def test_serve_refuses_a_key_that_others_can_read_before_it_makes_anything(tmp_path: Path, file: Path) -> None:
-    from tests.helpers.daemon import run_enrolld
-
     file.chmod(0o644)
     directory = tmp_path
     (directory / FILE_NAME).write_text('[webhook_keys]\nhooks = "keys/hooks"\n')
@@ -141,3 +141,13 @@ def test_serve_refuses_a_key_that_others_can_read_before_it_makes_anything(tmp_p
     assert done.returncode == 1
     assert msgspec.json.decode(done.stdout)["error"] == "webhook_key_permissions"
     assert not (directory / "enrolld.db").exists()
+
+
+def test_serve_takes_a_good_key_and_goes_on_with_it_when_it_is_spoilt(tmp_path: Path, file: Path) -> None:
+    with running_daemon(tmp_path, settings=f'[webhook_keys]\nhooks = "{file}"\n') as served:
+        file.chmod(0o644)
+        served.process.send_signal(signal.SIGHUP)
+        told = "can be read by others"
+        eventually(lambda: told in served.output.read_text() or None, what="SIGHUP is refused")
+        assert served.process.poll() is None
+        assert KEY.decode() not in served.output.read_text()
