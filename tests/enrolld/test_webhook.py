@@ -27,8 +27,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from ca_core.codes import CODES
 from ca_core.errors import NotAuthorized, Overloaded, Unavailable
 from ca_core.registration.admission.webhook import MAX_ANSWER, Verdict, WebhookDocument, webhook_faults
+from enrolld.metrics.counts import Counts
+from enrolld.metrics.meter import WorkerMeter
 from enrolld.webhook import WebhookClient, _session
 from enrolld.webhook_keys import WebhookKey
 from tests.ca_core.registration.test_webhook import QUESTION
@@ -385,6 +388,23 @@ async def test_a_dead_webhook_ties_up_its_own_realm_s_turns_and_no_others() -> N
         *[("pumps", "overloaded")] * 3,
         *[("pumps", "timeout")] * 2,
     ]
+
+
+async def test_of_several_addresses_one_that_answers_is_enough(pki: "Pki") -> None:
+    async with webhook(tls=pki.context) as hook:
+        asking = client(lookup=Names(["127.0.0.3", "::1", "127.0.0.1"]))
+        document = over_tls(hook, pki.root, networks=("127.0.0.0/8", "::1/128"))
+        assert (await asking.ask(document, QUESTION)).allow
+
+
+def test_every_outcome_is_one_that_is_counted() -> None:
+    counts = Counts()
+    meter = WorkerMeter(counts)
+    told = ["allowed", "overloaded", *(code.removeprefix("webhook_") for code in CODES if code.startswith("webhook_"))]
+    for outcome in told:
+        meter.delivered("pumps", outcome)
+    assert {labels for _, labels in counts.all()} == {("pumps", outcome) for outcome in told}
+    assert len(told) == 13
 
 
 # --- where it goes ----------------------------------------------------------------------------------------------------
