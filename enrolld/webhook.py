@@ -10,6 +10,7 @@ realm's turns and nobody else's.
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 import ssl
@@ -75,7 +76,8 @@ class WebhookClient:
         """The verdict, which allows, and narrows or leaves as it is.
 
         Raises `NotAuthorized` when it refuses (`webhook_refused`) or fails (`webhook_timeout` and the like),
-        `Unavailable` when this node has no key of that name, `Overloaded` when too many wait for this webhook.
+        `Unavailable` when this node has no key of that name or no descriptor left, `Overloaded` when too many wait for
+        this webhook.
         """
         key = self._keys.get(document.key)
         if key is None:
@@ -162,6 +164,8 @@ class WebhookClient:
         except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as exc:
             raise webhook_refusal("webhook_malformed", f"it does not speak HTTP: {type(exc).__name__}") from exc
         except (aiohttp.ClientConnectionError, OSError) as exc:
+            if getattr(exc, "errno", None) in _OURS:
+                raise Unavailable(f"the webhook of realm {question.realm} can't be asked: {_told(exc)}") from exc
             raise webhook_refusal("webhook_unreachable", _told(exc)) from exc
         # What the peer of a loopback port says is otherwise believed, whoever that is.
         if document.signed_answer and not key.has_signed(signed, signature.partition("=")[2], answer):
@@ -169,6 +173,7 @@ class WebhookClient:
         return answer
 
 
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # this machine's want, and no fault of the webhook's
 _TLS = (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError, ssl.SSLError)
 
 
@@ -186,7 +191,7 @@ def _session(document: WebhookDocument, addresses: Sequence[Address]) -> aiohttp
         use_dns_cache=False,
         force_close=True,
         socket_factory=make_socket,
-        ssl=_tls_context(document.ca_pem) if document.url.startswith("https:") else False,
+        ssl=_tls_context(document.ca_pem) if document.url.startswith("https:") else True,
     )
     return aiohttp.ClientSession(
         connector=connector,

@@ -11,6 +11,8 @@ import functools
 import hashlib
 import hmac
 import json
+import os
+import resource
 import socket
 import ssl
 import threading
@@ -365,6 +367,22 @@ async def test_case_s4_a_name_without_address_refuses(found: Any) -> None:
 
     document = at(443, url="https://hooks.example.com/")
     assert (await refusal(document, client(lookup=lookup))).code == "webhook_unreachable"
+
+
+async def test_a_node_without_descriptors_says_that_it_is_its_own_fault() -> None:
+    async with webhook() as hook:
+        asking = client()
+        assert (await asking.ask(at(hook), QUESTION)).allow
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            with pytest.raises(Unavailable, match="can't be asked"):
+                await asking.ask(at(hook), QUESTION)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (await asking.ask(at(hook), QUESTION)).allow
 
 
 async def test_a_dead_webhook_ties_up_its_own_realm_s_turns_and_no_others() -> None:
