@@ -167,6 +167,23 @@ CODES: dict[str, str] = {
     "'enrolld device add NAME --serial-number S --manufacturer M'.",
     "device_suspended": "The device is suspended: 'enrolld device resume NAME' lets it in again.",
     "device_retired": "The device is retired; add it anew under another name if it is back.",
+    # --- the realm's webhook -------------------------------------------------------------------------------------
+    "webhook_refused": "The realm's webhook refused; its reason is told with this.",
+    "webhook_widens": "The realm's webhook allowed more than it was offered; its 'names' may only be fewer, its "
+    "'validity' only shorter.",
+    "webhook_timeout": "The realm's webhook gave no answer in time; look at it, and at the network between.",
+    "webhook_unreachable": "The realm's webhook, or a name server for its name, can't be reached or hung up.",
+    "webhook_address": "The name of the realm's webhook has an address that it must not have. If it is the right one, "
+    "name its network in the webhook's 'networks'; if not, look at who answers for your DNS.",
+    "webhook_tls": "The TLS certificate of the realm's webhook does not hold for its name; renew it, or put its CA "
+    "into the webhook's 'ca_pem'.",
+    "webhook_status": "The realm's webhook must answer with status 200, and say no in its body; look at its log.",
+    "webhook_redirect": "The realm's webhook redirects, which is not followed; put the last address into its 'url'.",
+    "webhook_malformed": "The realm's webhook must answer with application/json, 'allow' true or false and perhaps "
+    "'reason', 'names', 'validity', and nothing else.",
+    "webhook_too_large": "The realm's webhook answered with more than 16 KiB; a verdict needs less than one.",
+    "webhook_unsigned": "The realm's webhook did not sign its answer, or with another key; look at both keys, or at "
+    "who is between.",
     # --- too much -----------------------------------------------------------------------------------------------
     "rate_device": "The device got too many certificates in an hour; look at its client, or raise "
     "'certificates_per_device' under [limits].",

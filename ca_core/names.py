@@ -22,6 +22,7 @@ _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})?"
 )
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
+_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = dt.timedelta(days=36500)  # sums of a time and a duration then never leave what a datetime holds
 
@@ -138,6 +139,11 @@ def parse_serial(text: str) -> str:
     if number < 0:
         raise OperatorError("serial_invalid", f"'{_shown(text)}' is not a serial number", "use hex, or dec:NUMBER")
     return format(number, "x")
+
+
+def is_key_name(text: str) -> bool:
+    """Whether a key that webhooks know may be called that."""
+    return _KEY_NAME.fullmatch(text) is not None
 
 
 def parse_after(after: str | None) -> int:

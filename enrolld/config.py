@@ -20,6 +20,7 @@ from typing import Literal, Self, cast
 import msgspec
 
 from ca_core.errors import OperatorError
+from ca_core.names import is_key_name
 from enrolld.limits import Limits, Networks
 from enrolld.sockets import Address
 
@@ -37,6 +38,7 @@ __all__ = [
 
 FILE_NAME = "enrolld.toml"
 OFF = "off"
+_MAX_WEBHOOK_KEYS = 64
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -105,6 +107,7 @@ class NodeFile(msgspec.Struct, forbid_unknown_fields=True):
     store: StoreSection = msgspec.field(default_factory=StoreSection)
     unlock: UnlockSection = msgspec.field(default_factory=UnlockSection)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
+    webhook_keys: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,8 @@ class Node(msgspec.Struct, frozen=True):
     store_url: str
     unlock_file: Path | None
     log: LogSettings
+    webhook_keys: dict[str, Path] = {}
+    """The files of the keys that realms' webhooks name."""
 
     @classmethod
     def load(cls, flags: Flags, environ: Mapping[str, str]) -> Self:
@@ -154,6 +159,7 @@ class Node(msgspec.Struct, frozen=True):
             own.append('proxy.from: name the balancers, such as ["192.0.2.10", "198.51.100.0/24"]')
         _check_networks("proxy.from", content.proxy.from_, own)
         _check_limits(content.limits, own)
+        _check_webhook_keys(content.webhook_keys, own)
         if not any(listeners + proxied) and not own:
             own.append("listen: every listener is off, so that there is nothing to serve")
         if not 1 <= content.workers <= 128:
@@ -188,6 +194,9 @@ class Node(msgspec.Struct, frozen=True):
             store_url=url,
             unlock_file=_unlock_file(content.unlock.file, directory, environ),
             log=content.log,
+            webhook_keys={
+                name: directory / os.path.expanduser(text) for name, text in sorted(content.webhook_keys.items())
+            },
         )
 
     @property
@@ -264,6 +273,9 @@ names = [{given}]
 
 [unlock]
 # file = "keys/unlock"      # opens the CA keys; better a systemd credential named enrolld-unlock
+
+[webhook_keys]              # what realms' webhooks know this installation by; files that nobody else can read
+# NAME = "PATH"             # such as keys/NAME, made by 'openssl rand -hex 32'
 
 [log]
 # format = "auto"           # text on a terminal, else json
@@ -384,6 +396,16 @@ def _check_limits(limits: Limits, faults: list[str]) -> None:
         if isinstance(value, int) and not 1 <= value <= 10_000_000:
             faults.append(f"limits.{field.name}: expected 1 to 10000000, got {value}")
     _check_networks("limits.trusted", limits.trusted, faults)
+
+
+def _check_webhook_keys(keys: Mapping[str, str], faults: list[str]) -> None:
+    if len(keys) > _MAX_WEBHOOK_KEYS:
+        faults.append(f"webhook_keys: expected at most {_MAX_WEBHOOK_KEYS}, got {len(keys)}")
+    for name, path in keys.items():
+        if not is_key_name(name):
+            faults.append(f"webhook_keys.{ascii(name[:80])[1:-1]}: expected letters, digits, '_' and '-', at most 64")
+        elif not path or "\0" in path:
+            faults.append(f"webhook_keys.{name}: expected the path of a file, got {path!r}")
 
 
 def _addresses(kind: str, value: str | list[str], faults: list[str], section: str = "listen") -> tuple[Address, ...]:

@@ -26,6 +26,7 @@ from enrolld.config import FILE_NAME, Node, starting_file, unknown_variables
 from enrolld.process import BoardSettings, SocketSettings, WorkerSettings
 from enrolld.running import Listener, RunState
 from enrolld.supervisor import Settings, Supervisor
+from enrolld.webhook_keys import load_keys
 
 __all__ = ["Made", "Started", "make", "serve"]
 
@@ -99,6 +100,7 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
     """
     process.harden()  # enforces case 73
     process.raise_descriptor_limit()
+    load_keys(node.webhook_keys)  # what is at fault is told before anything is made
     log.setup(node.log, "supervisor")
     for early in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(early, signal.SIG_IGN)  # until there is something to reload
@@ -359,6 +361,8 @@ async def _free_device(core: Core) -> str:
 
 
 def _worker_settings(node: Node, state: RunState, names: tuple[str, ...], key: UnlockKey | None) -> Settings:
+    webhook_keys = {name: found.to_bytes() for name, found in load_keys(node.webhook_keys).items()}
+
     def settings(number: int, inherited: tuple[SocketSettings, ...], board: BoardSettings) -> WorkerSettings:
         return WorkerSettings(
             number=number,
@@ -373,6 +377,7 @@ def _worker_settings(node: Node, state: RunState, names: tuple[str, ...], key: U
             board=board,
             limits=node.limits,
             proxies=node.proxies,
+            webhook_keys=webhook_keys,
         )
 
     return settings

@@ -1,6 +1,6 @@
 """What supervisor and worker say to each other, and what both do to keep keys out of core dumps.
 
-They share one socket pair. The supervisor sends `WorkerSettings`, once, with the unlock key in it: neither arguments
+They share one socket pair. The supervisor sends `WorkerSettings`, once, with the keys in it: neither arguments
 nor environment, which `ps` and /proc show. The worker answers `Ready` or `Failed`. After that they speak of
 metrics alone (`enrolld.metrics.messages`), and either leaves at the end of the stream, which the kernel sends even when
 the other side was killed.
@@ -58,7 +58,7 @@ class BoardSettings(msgspec.Struct, frozen=True):
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
-    """All that a worker needs to know. It never shows its key."""
+    """All that a worker needs to know. It never shows its keys."""
 
     number: int
     version: str
@@ -74,6 +74,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     proxies: tuple[str, ...] = ()
     """Networks that may tell the addresses of their peers, on listeners that are marked so."""
+    webhook_keys: dict[str, bytes] = {}
+    """The keys that realms' webhooks name."""
 
     def __repr__(self) -> str:
         return f"WorkerSettings(number={self.number})"

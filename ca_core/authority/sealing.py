@@ -24,6 +24,41 @@ from ca_core.errors import OperatorError, SealingFailed
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
+def read_guarded_file(path: Path, what: str, code: str, remedy: str) -> bytes:
+    """What a file holds that nobody else can read or replace, without white space around it; at most 4 KiB.
+
+    Raises `OperatorError`, in whose message the file is `what`, with a code that begins as given; `remedy` is that of a
+    file which can't be opened.
+    """
+    try:
+        # O_NONBLOCK: a named pipe must not stop the start, it is refused below.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)  # enforces case 73
+    except OSError as exc:
+        raise OperatorError(f"{code}_missing", f"can't read the {what} {path}: {exc.strerror}", remedy) from exc
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):  # enforces case 73
+            raise OperatorError(f"{code}_missing", f"{path} is not a file", f"name the {what}'s file")
+        if status.st_uid not in (os.geteuid(), 0):  # enforces case 73
+            raise OperatorError(
+                f"{code}_owner",
+                f"{path} belongs to another user",
+                f"chown it to the user that runs enrolld: {path}",
+            )
+        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):  # enforces case 73
+            raise OperatorError(f"{code}_permissions", f"{path} can be read by others", f"run 'chmod 600 {path}'")
+        folder = os.stat(path.absolute().parent).st_mode
+        if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:  # enforces case 73
+            raise OperatorError(
+                f"{code}_permissions",
+                f"anybody can put another file in the place of {path}",
+                f"run 'chmod o-w {path.parent}'",
+            )
+        return os.read(descriptor, 4096).strip()
+    finally:
+        os.close(descriptor)
+
+
 class UnlockKey:
     """The passphrase of the store's private keys. It never shows itself."""
 
@@ -59,39 +94,8 @@ class UnlockKey:
     @classmethod
     def load(cls, path: Path) -> "UnlockKey":
         """Read the unlock key from a file that nobody else can read. Raises `OperatorError`."""
-        try:
-            # O_NONBLOCK: a named pipe must not stop the start, it is refused below.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)  # enforces case 73
-        except OSError as exc:
-            raise OperatorError(
-                "unlock_key_missing",
-                f"can't read the unlock key {path}: {exc.strerror}",
-                "a symlink is refused; name the file itself with ENROLLD_UNLOCK_FILE",
-            ) from exc
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):  # enforces case 73
-                raise OperatorError("unlock_key_missing", f"{path} is not a file", "name the unlock key's file")
-            if status.st_uid not in (os.geteuid(), 0):  # enforces case 73
-                raise OperatorError(
-                    "unlock_key_owner",
-                    f"{path} belongs to another user",
-                    f"chown it to the user that runs enrolld: {path}",
-                )
-            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):  # enforces case 73
-                raise OperatorError(
-                    "unlock_key_permissions", f"{path} can be read by others", f"run 'chmod 600 {path}'"
-                )
-            folder = os.stat(path.absolute().parent).st_mode
-            if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:  # enforces case 73
-                raise OperatorError(
-                    "unlock_key_permissions",
-                    f"anybody can put another file in the place of {path}",
-                    f"run 'chmod o-w {path.parent}'",
-                )
-            return cls(os.read(descriptor, 4096).strip())
-        finally:
-            os.close(descriptor)
+        remedy = "a symlink is refused; name the file itself with ENROLLD_UNLOCK_FILE"
+        return cls(read_guarded_file(path, "unlock key", "unlock_key", remedy))
 
     def to_bytes(self) -> bytes:
         """The passphrase, to be handed to a worker through a pipe."""

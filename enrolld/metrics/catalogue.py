@@ -97,6 +97,7 @@ _PUBLISHED = ("certificate", "crl")
 _OPERATION = _closed("operation", *_EST, *_SCEP, *_MESSAGES, *_PUBLISHED, "unknown")
 # Not `job`, which is Prometheus's own label of whoever is scraped.
 _JOB = _closed("job_name", "lease", "crls", "realms", "server_certificates", "ra_certificates", "audit_heads", "clock")
+_WEBHOOK = tuple(code.removeprefix("webhook_") for code in CODES if code.startswith("webhook_"))
 _GROUPS = ("X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "x25519", "x448")
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
@@ -179,6 +180,13 @@ LEGACY = _said(
     _REALM,
     _closed("what", "sha1", "3des", "des", OTHER),
     kind=Type.COUNTER,
+)
+
+WEBHOOK_DELIVERIES = _counter(
+    "enrolld_webhook_deliveries_total",
+    "Questions to webhooks; endpoint is the realm that asks, and refused a verdict: the other words are failures.",
+    Label("endpoint", _REALM.values),
+    _closed("outcome", "allowed", "overloaded", *_WEBHOOK),
 )
 
 # --- the CA ------------------------------------------------------------------------------------------------------

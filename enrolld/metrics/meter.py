@@ -45,6 +45,12 @@ class WorkerMeter:
         """A TLS handshake came to a good end."""
         self.counts.add(metrics.HANDSHAKES, peer.version, peer.group or "", "ok")
 
+    # For the webhooks
+
+    def delivered(self, realm: str, outcome: str) -> None:
+        """A realm's webhook was asked."""
+        self.counts.add(metrics.WEBHOOK_DELIVERIES, realm, outcome)
+
     # For the jobs
 
     def job_done(self, job: str) -> None:
