@@ -21,6 +21,7 @@ from ca_core.records.sqlite import SqliteStore
 from ca_core.records.store import CLOCK_LEEWAY, Hook, Store
 from ca_core.records.times import utc_now
 from ca_core.registration.administration import RealmAdministration
+from ca_core.registration.admission.webhook import Webhook
 from ca_core.registration.attempts import Attempts
 from ca_core.registration.audit_desk import AuditDesk
 from ca_core.registration.certificates import Certificates
@@ -47,7 +48,7 @@ class CoreConfig:
     `store_url` is `sqlite:///PATH` or `postgresql://...`; without `unlock_key` nothing can be signed; `public_url` is
     where relying parties fetch CRLs (`http://host[:port]`); `demo` limits certificates to seven days; `process` (serve,
     cli) stands in the audit trail; `meter` is told what is to be counted. `rates` limits how often somebody may ask,
-    and `waiting` how many requests wait for their turn.
+    and `waiting` how many requests wait for their turn. `webhook` asks the realms' webhooks.
     """
 
     store_url: str
@@ -60,6 +61,7 @@ class CoreConfig:
     meter: Meter = NO_METER
     rates: RateLimits | None = None
     waiting: int = 512
+    webhook: Webhook | None = None
 
 
 class Core:
@@ -87,6 +89,7 @@ class Core:
             demo=config.demo,
             rates=self.rates,
             meter=config.meter,
+            webhook=config.webhook,
         )
         self.devices = Devices(store, self.realms, self.attempts, clock)
         self.requests = RequestDesk(store, self.realms, clock)

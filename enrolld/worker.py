@@ -63,8 +63,12 @@ def _work(settings: WorkerSettings, channel: socket.socket) -> None:
     from enrolld.metrics.link import Link, last_words
     from enrolld.metrics.meter import WorkerMeter
     from enrolld.serving import run
+    from enrolld.webhook import WebhookClient
+    from enrolld.webhook_keys import WebhookKey
 
     link = Link(Counts(), settings.number)
+    meter = WorkerMeter(link.counts)
+    keys = {name: WebhookKey(value) for name, value in settings.webhook_keys.items()}
     core = Core.open(
         CoreConfig(
             store_url=settings.store_url,
@@ -72,7 +76,7 @@ def _work(settings: WorkerSettings, channel: socket.socket) -> None:
             public_url=settings.public_url,
             demo=settings.demo,
             process=f"worker-{settings.number}",
-            meter=WorkerMeter(link.counts),
+            meter=meter,
             rates=RateLimits(
                 per_device=settings.limits.certificates_per_device,
                 per_credential=settings.limits.certificates_per_credential,
@@ -80,6 +84,7 @@ def _work(settings: WorkerSettings, channel: socket.socket) -> None:
                 is_trusted=Networks(settings.limits.trusted).has,
             ),
             waiting=settings.limits.waiting,
+            webhook=WebhookClient(keys, delivered=meter.delivered),
         )
     )
     try:

@@ -16,10 +16,11 @@ from ca_core.model import Evidence, TlsPeer
 __all__ = ["check_channel_binding", "read_evidence"]
 
 
-def read_evidence(peer: TlsPeer, authorization: Sequence[str]) -> Evidence:
+def read_evidence(peer: TlsPeer, authorization: Sequence[str], *, may_be_bare: bool = False) -> Evidence:
     """The certificate chain of the connection, and user name and secret of a Basic header. Not judged yet.
 
-    Raises NotAuthenticated when there is neither, or when the header can't be read. A header of another scheme than
+    Raises NotAuthenticated when there is neither, unless the realm hears such a client (`may_be_bare`), or when the
+    header can't be read. A header of another scheme than
     Basic is passed over when there is a certificate.
     """
     if len(authorization) > 1:
@@ -30,6 +31,8 @@ def read_evidence(peer: TlsPeer, authorization: Sequence[str]) -> Evidence:
     if not peer.chain and secret is None:
         if authorization:
             raise _malformed("The Authorization header is not of the Basic scheme.")
+        if may_be_bare:
+            return Evidence()
         raise NotAuthenticated(
             "credentials_missing", "This request needs a client certificate, or a secret as the Basic password."
         )

@@ -161,7 +161,8 @@ NOT_SERVED = frozenset({"fullcmc", "serverkeygen"})
 async def _enroll(exchange: Exchange, operation: Operation) -> Answer:
     headers, resolved = exchange.request.headers, exchange.resolved
     registration = exchange.core.registration
-    evidence = read_evidence(exchange.peer, headers.getall("Authorization", ()))
+    authorization = headers.getall("Authorization", ())
+    evidence = read_evidence(exchange.peer, authorization, may_be_bare=resolved.realm.bare_way is not None)
     check_media(headers.get("Content-Type"), headers.get("Content-Encoding"), headers.get("Transfer-Encoding"))
     body = await _read_body(exchange.request)
     await exchange.core.enter(exchange.call.source)  # not before: a slow body takes nobody's turn

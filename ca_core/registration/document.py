@@ -8,6 +8,7 @@ import datetime as dt
 import difflib
 import re
 import tomllib
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -176,7 +177,7 @@ def validated(document: RealmDocument) -> RealmDocument:
     check("secret_lifetime", parse_duration, document.secret_lifetime)
     if document.public_url is not None and not _is_http_url(document.public_url):
         faults.append("public_url: not an http URL without path (use http://pki.example.com)")
-    faults += admission_faults(document.admission, has_webhook=False)
+    faults += admission_faults(document.admission)
     if not document.profiles:
         faults.append("profiles: a realm needs at least one profile")
     for name, profile in document.profiles.items():
@@ -257,6 +258,8 @@ def _invalid(faults: list[str]) -> OperatorError:
 
 
 def _unknown_keys(raw: Any, kind: Any, path: str) -> list[str]:
+    if isinstance(kind, UnionType):  # X | None
+        kind = next((inner for inner in get_args(kind) if inner is not type(None)), kind)
     origin = get_origin(kind)
     if origin is dict and isinstance(raw, dict):
         inner = get_args(kind)[1]

@@ -76,6 +76,11 @@ class Realm:
         return self.document.admission.all_ways
 
     @cached_property
+    def bare_way(self) -> Way | None:
+        """The way of who proves nothing, where there is one: an operator looks at it, or the realm is open."""
+        return next((way for way in self.ways if way.proofs <= {"open"}), None)
+
+    @cached_property
     def proofs(self) -> frozenset[str]:
         """What any of them takes."""
         return frozenset().union(*(way.proofs for way in self.ways))

@@ -26,6 +26,7 @@ from ca_core.records.schema import realm as realm_table
 from ca_core.records.store import Store
 from ca_core.records.unit import Unit
 from ca_core.registration.attempts import Attempts
+from ca_core.registration.narrowing import Narrowing
 from ca_core.registration.ra import RaCertificates, RaIdentity
 from ca_core.registration.realm import Realm, Realms, Resolved
 from ca_core.registration.request import Registration
@@ -150,10 +151,24 @@ class _ReadOnly:
 
 
 class _Rehearsed(Registration):
-    """Registers nobody, and keeps no request."""
+    """Registers nobody, keeps no request, and asks no webhook."""
 
     async def _register(self, realm: Realm, requester: Requester, call: Call, now: dt.datetime) -> Requester:  # noqa: ARG002  # as it is called
         return requester
+
+    async def _narrowed(
+        self,
+        narrowing: Narrowing,  # noqa: ARG002  # as it is called
+        plan: CertificatePlan,
+        realm: Realm,  # noqa: ARG002  # likewise
+        profile: str,  # noqa: ARG002  # likewise
+        requester: Requester,  # noqa: ARG002  # likewise
+        csr: ParsedCsr,  # noqa: ARG002  # likewise
+        operation: Operation,  # noqa: ARG002  # likewise
+        call: Call,  # noqa: ARG002  # likewise
+        now: dt.datetime,  # noqa: ARG002  # likewise
+    ) -> CertificatePlan:
+        return plan
 
     async def _keep(
         self,

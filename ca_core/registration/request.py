@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, select
 
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuers
+from ca_core.authority.plan import CertificatePlan
 from ca_core.csr import ParsedCsr
 from ca_core.errors import (
     BadKey,
@@ -34,10 +35,12 @@ from ca_core.records.query import Query
 from ca_core.records.schema import certificate
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
+from ca_core.registration.admission.webhook import Webhook
 from ca_core.registration.attempts import Attempts, attempt_row, transaction_details
 from ca_core.registration.ceiling import check_ceiling
 from ca_core.registration.issued import Decision, issued_unit
 from ca_core.registration.moment import NEWEST_EVENT, Watch, is_behind
+from ca_core.registration.narrowing import Narrowing
 from ca_core.registration.newcomer import register
 from ca_core.registration.pause import Pauses
 from ca_core.registration.pending import PendingRequest, Pendings, rejected
@@ -98,6 +101,7 @@ class Registration:
         demo: bool,
         meter: Meter = NO_METER,
         rates: Rates | None = None,
+        webhook: Webhook | None = None,
     ) -> None:
         self._rates = rates or Rates(None)
         self._store = store
@@ -110,6 +114,7 @@ class Registration:
         self._watch = Watch(store, clock)
         self._pendings = Pendings(store)
         self._pauses = Pauses()
+        self._webhook = webhook
         self._public_url = public_url
         self._demo = demo
         self._audited: dict[tuple[int, str], float] = {}
@@ -145,11 +150,12 @@ class Registration:
         self, resolved: Resolved, requester: Requester, csr: ParsedCsr, operation: Operation, call: Call
     ) -> Issued | Pending | Refused:
         """Decided on facts that held until the commit, as often as that takes."""
+        narrowing = Narrowing(self._webhook)
         try:
             for tried in range(1, _TRIES + 1):
                 moment = self._watch.look()
                 try:
-                    return await self._decide(resolved, requester, csr, operation, call, moment.at)
+                    return await self._decide(resolved, requester, csr, operation, call, moment.at, narrowing)
                 except ConditionFailed as exc:
                     _LOG.info("request %s is decided again: %s", call.request_id, exc)
                     if not _KEPT_IN_MEMORY.isdisjoint(exc.conditions):
@@ -276,6 +282,7 @@ class Registration:
         operation: Operation,
         call: Call,
         now: dt.datetime,
+        narrowing: Narrowing,
     ) -> Issued | Pending:
         realm, document = resolved.realm, resolved.realm.document
         # (1) What may it have? Refusals leave here.
@@ -309,11 +316,13 @@ class Registration:
             if waiting.state == "rejected":
                 raise rejected(waiting)
             pending_id = waiting.id
-        if requester.device.is_new:
-            requester = await self._register(realm, requester, call, now)
         # (4) Sign in memory; nobody has it yet.
         issuer = choose_issuer(profile, await self._issuers.of_realm(realm.id, realm.edition))
         plan = make_plan(profile, requester.device, csr, issuer, now, demo=self._demo)
+        if requester.asks_webhook:
+            plan = await self._narrowed(narrowing, plan, realm, profile.name, requester, csr, operation, call, now)
+        if requester.device.is_new:
+            requester = await self._register(realm, requester, call, now)
         # Only now: a copy of an old message, which anybody may send again, uses up nothing of the device's.
         rated = (requester.device.id, _credential_of(requester))
         self._rates.take(*rated)
@@ -360,6 +369,20 @@ class Registration:
         )
         self._attempts.record(row, at, tolerating=(resolved.realm.id, call))
         return self._pendings.wait(resolved.realm)
+
+    async def _narrowed(
+        self,
+        narrowing: Narrowing,
+        plan: CertificatePlan,
+        realm: Realm,
+        profile: str,
+        requester: Requester,
+        csr: ParsedCsr,
+        operation: Operation,
+        call: Call,
+        now: dt.datetime,
+    ) -> CertificatePlan:
+        return await narrowing.narrowed(plan, realm, profile, requester, csr, operation, call, now)
 
     async def _keep(
         self,

@@ -108,10 +108,9 @@ def _more_is_needed(realm: Realm, proofs: dict[str, _Proof]) -> NotAuthenticated
 
 async def _by_nothing(store: Store, realm: Realm, evidence: Evidence, csr: ParsedCsr) -> Requester:
     """A requester who offers nothing, where an operator looks at it, or where the realm is open."""
-    bare = next((way for way in realm.ways if way.proofs <= {"open"}), None)
-    if bare is None:
+    if realm.bare_way is None:
         raise NotAuthenticated("credentials_missing", "Credentials are required.")
-    return await _requester(store, realm, evidence, csr, bare, {})
+    return await _requester(store, realm, evidence, csr, realm.bare_way, {})
 
 
 async def _requester(

@@ -119,6 +119,11 @@ def _verify(realm: Realm, chain: tuple[bytes, ...], now: dt.datetime) -> Identit
     return Identity(anchor.name, serial_number)
 
 
+def serial_number_of(leaf: x509.Certificate) -> str | None:
+    """The serial number that an IDevID proves, as `Identity` has it; None without a single one."""
+    return _serial_number(leaf, leaf.extensions)
+
+
 def _for_clients(extensions: x509.Extensions) -> bool:
     for extension in extensions:
         value = extension.value

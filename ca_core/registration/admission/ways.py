@@ -14,6 +14,7 @@ import msgspec
 
 from ca_core.errors import OperatorError
 from ca_core.names import parse_duration
+from ca_core.registration.admission.webhook import WebhookDocument, webhook_faults
 
 __all__ = ["AdmissionDocument", "Way", "admission_faults"]
 
@@ -32,7 +33,7 @@ class AdmissionDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     what the static challenge is known by, `sha256:` and hex; `open` must be set for a way that proves nothing.
     `ceiling` is how many first certificates there may be on a day (UTC), 0 for any number. A request that waits for
     approval is forgotten after `pending_lifetime`, and asked for again every `pending_retry`; at most `pending_most`
-    wait, and `pending_per_source` of one address.
+    wait, and `pending_per_source` of one address. `webhook` is whom a way with a webhook asks.
     """
 
     secret: bool = True
@@ -47,6 +48,7 @@ class AdmissionDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     pending_retry: str = "60s"
     pending_most: int = 1000
     pending_per_source: int = 20
+    webhook: WebhookDocument | None = None
 
     @property
     def all_ways(self) -> tuple["Way", ...]:
@@ -92,7 +94,7 @@ def parse_way(text: str) -> Way:
     return Way(proofs, "webhook" in parts, "approval" in parts)
 
 
-def admission_faults(admission: AdmissionDocument, *, has_webhook: bool) -> list[str]:
+def admission_faults(admission: AdmissionDocument) -> list[str]:
     """What is wrong with it, one sentence each, by its key."""
     faults: list[str] = []
     ways: list[Way] = []
@@ -106,7 +108,9 @@ def admission_faults(admission: AdmissionDocument, *, has_webhook: bool) -> list
             faults.append(f"admission.ways[{index}]: '{way}' stands twice (once is enough)")
         ways.append(way)
     if not faults:
-        faults += _way_faults(admission, admission.all_ways, has_webhook=has_webhook)
+        faults += _way_faults(admission, admission.all_ways)
+    if admission.webhook is not None:
+        faults += webhook_faults(admission.webhook, "admission.webhook")
     if admission.challenge is not None and _HASH.fullmatch(admission.challenge) is None:
         faults.append("admission.challenge: not the hash of a challenge ('enrolld realm challenge' makes one)")
     for key in ("expired_grace", "pending_lifetime", "pending_retry"):
@@ -124,7 +128,7 @@ def admission_faults(admission: AdmissionDocument, *, has_webhook: bool) -> list
     return faults
 
 
-def _way_faults(admission: AdmissionDocument, ways: tuple[Way, ...], *, has_webhook: bool) -> list[str]:
+def _way_faults(admission: AdmissionDocument, ways: tuple[Way, ...]) -> list[str]:
     faults: list[str] = []
     used = frozenset().union(*(way.proofs for way in ways))
     if "open" in used and not admission.open:
@@ -139,6 +143,6 @@ def _way_faults(admission: AdmissionDocument, ways: tuple[Way, ...], *, has_webh
         faults.append("admission.idevid: is off, but a way takes it (use 'registered' or 'trusted')")
     if admission.ways and "secret" in used and not admission.secret:
         faults.append("admission.secret: is off, but a way takes it (leave 'secret' out)")
-    if any(way.webhook for way in ways) and not has_webhook:
+    if any(way.webhook for way in ways) and admission.webhook is None:
         faults.append("admission.webhook: a way takes a webhook, and there is none (add its url)")
     return faults
