@@ -72,6 +72,7 @@ class Checkup:
                 findings += await self._check_ra(now)
         findings += await self._check_hosts({f"DNS:{name.lower().removesuffix('.')}" for name in names} | own)
         findings += await self._check_profiles()
+        findings += await self._check_admission()
         if demo and not names:
             findings.append(
                 _finding(
@@ -143,6 +144,21 @@ class Checkup:
             for name, profile in found.document.profiles.items()
             if found.document.admission.own_certificate and "clientAuth" not in profile.extended_key_usages
         ]
+
+    async def _check_admission(self) -> list[Finding]:
+        """What is allowed, and is to be remembered."""
+        findings: list[Finding] = []
+        for found in (await self._realms.current()).values():
+            if found.state != "active":
+                continue
+            if "open" in found.proofs:
+                text = f"realm {found.name} gives a certificate to anyone who asks"
+                findings.append(_finding("warning", "realm_open", text, "give it ways that prove something"))
+            if any(way.proofs == {"challenge"} and not way.approval and not way.webhook for way in found.ways):
+                text = f"realm {found.name} admits by a challenge that all its devices share"
+                remedy = "hand out secrets ('device secret'), or add 'approval' or 'webhook' to the way"
+                findings.append(_finding("warning", "realm_challenge", text, remedy))
+        return findings
 
     async def _check_hosts(self, own: set[str]) -> list[Finding]:
         taken = [

@@ -13,6 +13,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from ca_core.core import Core
 from ca_core.errors import InternalError, OperatorError, Unavailable
 from ca_core.registration.servers import SHARED, ServerIdentity, shared_names
+from tests.helpers.admission import admit_by
 from tests.helpers.core import (
     ME,
     OTHER_HOST,
@@ -217,6 +218,16 @@ async def test_check_tells_of_a_demo(installation: Installation) -> None:
     assert await _findings(core, []) == {"demo": "info"}
     assert await _findings(core) == {}
     core.close()
+
+
+async def test_check_reminds_of_realms_that_are_open_or_share_a_challenge(core: Core) -> None:
+    await core.realms.challenge("other", None, actor=ME)
+    await admit_by(core, "challenge + approval", realm="other")
+    assert await _findings(core) == {}
+    await admit_by(core, "challenge", realm="other")
+    assert await _findings(core) == {"realm_challenge": "warning"}
+    await admit_by(core, "open", realm="other", open=True)
+    assert await _findings(core) == {"realm_open": "warning"}
 
 
 async def test_check_tells_of_crls_that_lack_expire_or_lag(

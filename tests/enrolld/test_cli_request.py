@@ -1,0 +1,107 @@
+"""`enrolld request` and `enrolld realm challenge`, as an operator types them on an installation of their own."""
+
+import asyncio
+import datetime as dt
+import io
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from ca_core.core import Core
+from ca_core.model import Evidence
+from enrolld.cli import main
+from tests.helpers.admission import admit_by, outcome_of
+from tests.helpers.core import Installation, SetClock, csr_of, new_key
+
+
+class Operator:
+    """Types commands."""
+
+    def __init__(self, installation: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+        self._directory = str(installation.directory)
+        self._store = installation.store_url
+        self._capsys = capsys
+
+    def types(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr."""
+        self._capsys.readouterr()
+        status = main(["--dir", self._directory, "--store", self._store, *arguments])
+        said = self._capsys.readouterr()
+        return status, said.out, said.err
+
+    def asks(self, *arguments: str) -> Any:
+        """The rows, or the one object, of a command with --json."""
+        _, out, _ = self.types(*arguments, "--json")
+        rows = [json.loads(line) for line in out.splitlines()]
+        return rows if "list" in arguments else rows[0]
+
+
+@pytest.fixture
+def operator(installation: Installation, capsys: pytest.CaptureFixture[str]) -> Operator:
+    return Operator(installation, capsys)
+
+
+@pytest.fixture
+async def waiting(core: Core, clock: SetClock) -> Core:
+    """A realm in which one request waits. Commands go by the machine's clock, and so does everybody here."""
+    clock.now = dt.datetime.now(dt.UTC)
+    await admit_by(core, "approval")
+    assert await outcome_of(core, Evidence(), csr_of(KEY, "walk-in")) == "pending"
+    return core
+
+
+KEY = new_key()
+
+
+async def test_a_request_is_listed_shown_approved_and_granted(waiting: Core, operator: Operator) -> None:
+    [row] = await asyncio.to_thread(operator.asks, "request", "list", "--state", "pending")
+    assert {"id", "realm", "profile", "device", "subject", "protocol", "state", "requested_at", "expires"} <= set(row)
+    assert (row["device"], row["state"], row["subject"]) == ("walk-in", "pending", "CN=walk-in")
+    shown = await asyncio.to_thread(operator.asks, "request", "show", row["id"])
+    assert shown == row
+    approved = await asyncio.to_thread(operator.asks, "request", "approve", row["id"])
+    assert (approved["state"], approved["decided_by"] is not None) == ("approved", True)
+    assert await outcome_of(waiting, Evidence(), csr_of(KEY, "walk-in")) == "issued"
+    refused = await asyncio.to_thread(operator.asks, "request", "approve", row["id"])
+    assert (refused["error"], refused["message"]) == ("request_decided", f"request {row['id']} is issued")
+
+
+async def test_a_rejection_says_by_whom_and_why(waiting: Core, operator: Operator) -> None:
+    [row] = await asyncio.to_thread(operator.asks, "request", "list")
+    status, out, _ = await asyncio.to_thread(operator.types, "request", "reject", row["id"], "--reason", "not ours")
+    assert status == 0
+    assert "not ours" in out
+    assert await outcome_of(waiting, Evidence(), csr_of(KEY, "walk-in")) == "request_rejected"
+
+
+def test_what_is_no_request_is_refused_with_a_remedy(operator: Operator) -> None:
+    for command in ("show", "approve", "reject"):
+        refused = operator.asks("request", command, "999")
+        assert (refused["error"], "request list" in refused["remedy"]) == ("request_unknown", True)
+    assert operator.asks("request", "list") == []
+
+
+def test_a_challenge_is_made_shown_once_and_warned_about(operator: Operator) -> None:
+    status, out, err = operator.types("realm", "challenge", "default")
+    assert status == 0
+    challenge = out.split()[-1]
+    assert len(challenge) == 26
+    assert "share" in err
+    _, document, _ = operator.types("realm", "export", "default")
+    assert challenge not in document
+    assert 'challenge = "sha256:' in document
+
+
+def test_a_challenge_comes_from_standard_input_and_not_from_an_argument(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = "given-by-the-mdm-0123456789"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{given}\n".encode())))
+    assert operator.asks("realm", "challenge", "default", "--from-file", "-") == {
+        "realm": "default",
+        "challenge": given,
+    }
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"short\n")))
+    assert operator.asks("realm", "challenge", "default", "--from-file", "-")["error"] == "challenge_invalid"
