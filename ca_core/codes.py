@@ -112,6 +112,14 @@ CODES: dict[str, str] = {
     "key_exponent": "Use an RSA key with the public exponent 65537.",
     "key_invalid": "The public key is not a valid key (a point off its curve, an even modulus); make a new one.",
     "key_type": "Use a key of RSA 2048 to 4096, or P-256, P-384, P-521.",
+    "key_roca": "The device's chip or library (Infineon's RSALib) makes keys that can be factored; update its "
+    "firmware, or let it use P-256.",
+    "key_close_primes": "The device's key generator is broken, and what it makes can be factored; update it, or let it "
+    "use P-256.",
+    "key_small_factor": "The key was damaged, or made by a broken generator; make a new one, and if that is refused "
+    "too, update the device.",
+    "key_debian": "The key comes from a Debian OpenSSL of 2006 to 2008, and everybody has it; update the device and "
+    "make a new one.",
     "key_blocked": "This key is blocked because it was compromised; make a new key on the device.",
     "key_of_other_device": "This key already has a certificate for another device; make a new key on the device.",
     # --- linking to TLS ------------------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ca_core.errors import OperatorError
+from ca_core.errors import BadKey, OperatorError
 from ca_core.names import parse_duration, parse_host, parse_realm_name
+from ca_core.public_key import check_authority_key
 
 FAMILIES = ("ec", "rsa")
 EXTENDED_KEY_USAGES = {
@@ -245,6 +247,12 @@ def anchor_fault(anchor: TrustDocument) -> str | None:
         return "not one certificate in PEM"
     if not constraints.ca:
         return "the certificate is not a CA's (trust the manufacturer's CA, not a device)"
+    try:
+        check_authority_key(certificate.public_key())
+    except BadKey as exc:
+        return f"{exc.message} ({exc.code}: whoever finds its private key makes any device)"
+    except UnsupportedAlgorithm:
+        return "the certificate's key is of a kind that is not known here"
     try:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
