@@ -85,6 +85,7 @@ CODES: dict[str, str] = {
     "scep_key_transport_unsupported": "Encrypt the key with RSA PKCS#1 v1.5, or OAEP with SHA-1 or SHA-256.",
     "scep_envelope_bad": "The envelope can't be decrypted; fetch GetCACert again and look at the client.",
     "scep_reply_needs_rsa": "The answer is encrypted to the signer's key, which must be RSA; EST takes EC keys.",
+    "scep_csr_key": "SCEP knows no Ed25519 and no ML-DSA; let the device make an RSA key, or enroll by EST.",
     "scep_message_missing": "Send the pkiMessage in the GET's message=, or as the body of the POST.",
     "scep_not_base64": "Send the pkiMessage of a GET in base64, percent-encoded.",
     "scep_operation_unknown": "Send operation=GetCACaps, GetCACert or PKIOperation.",
