@@ -113,6 +113,7 @@ CODES: dict[str, str] = {
     "key_exponent": "Use an RSA key with the public exponent 65537.",
     "key_invalid": "The public key is not a valid key (a point off its curve, an even modulus); make a new one.",
     "key_type": "Use a key of RSA 2048 to 4096, or P-256, P-384, P-521.",
+    "key_not_allowed": "The device's profile allows other kinds of keys; see 'keys' in 'enrolld profile show'.",
     "key_roca": "The device's chip or library (Infineon's RSALib) makes keys that can be factored; update its "
     "firmware, or let it use P-256.",
     "key_close_primes": "The device's key generator is broken, and what it makes can be factored; update it, or let it "

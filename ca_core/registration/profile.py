@@ -16,7 +16,7 @@ from ca_core.authority.plan import CertificatePlan, validity
 from ca_core.csr import ParsedCsr, canonical_san, canonical_subject
 from ca_core.errors import BadKey, InternalError, MalformedRequest, NotAuthorized
 from ca_core.model import DeviceRecord, Means, Operation, Requester
-from ca_core.public_key import describe_key, key_kind
+from ca_core.public_key import key_kind
 from ca_core.registration.document import EXTENDED_KEY_USAGES, ProfileDocument
 from ca_core.registration.realm import Resolved
 
@@ -98,17 +98,11 @@ def check_asked(profile: Profile, requester: Requester, csr: ParsedCsr, operatio
     return (*dropped, *(f"SAN {_shown(name, requester)[1:-1][:100]}" for name in names))
 
 
-DEFAULT_KINDS = ("rsa-", "p-")
-"""How the names begin of the kinds of keys that a profile allows which says nothing of keys."""
-
-
 def _check_kind(profile: Profile, csr: ParsedCsr) -> None:
-    if not key_kind(csr.public_key).startswith(DEFAULT_KINDS):
-        raise BadKey(
-            "key_type",
-            f"Keys of the kind {describe_key(csr.public_key)} are not allowed here.",
-            detail=f"profile {profile.name}",
-        )
+    kind = key_kind(csr.public_key)
+    if not profile.document.allows_key(kind):
+        detail = f"{kind}; the profile allows {', '.join(profile.document.keys)}"
+        raise BadKey("key_not_allowed", "A key of this kind is not allowed here.", detail=detail)
 
 
 def _shown(asked: str, requester: Requester) -> str:
