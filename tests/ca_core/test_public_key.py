@@ -180,6 +180,17 @@ def test_case_17_what_is_no_point_of_its_curve_is_refused_by_the_library(point: 
     assert key_kind(load_public_key(ec_spki("1.2.840.10045.3.1.7", spki_of(ec_key())[-65:]))) == "p-256"
 
 
+@pytest.mark.parametrize("curve", [ec.SECP256K1, ec.SECP192R1, ec.SECP224R1, ec.BrainpoolP256R1])
+def test_case_17_key_on_another_curve_is_refused_by_its_name(curve: Callable[[], ec.EllipticCurve]) -> None:
+    with pytest.raises(BadKey) as caught:
+        check_public_key(ec.generate_private_key(curve()).public_key())
+    assert (caught.value.code, caught.value.message) == (
+        "key_type",
+        f"Keys on the curve {curve().name} are not accepted here.",
+    )
+    check_public_key(ec.generate_private_key(ec.SECP256R1()).public_key())
+
+
 @pytest.mark.parametrize("curve", ["secp256r1", "secp384r1", "secp521r1"])
 def test_case_17_point_in_the_hybrid_form_is_refused_and_its_compressed_twin_passes(curve: str) -> None:
     """The library reads it, and RFC 5480 2.2 forbids it."""
