@@ -4,6 +4,9 @@ There are some 300,000 such keys of each size, and no way to tell one but to hav
 reads what the packages openssl-blacklist and openssl-blacklist-extra put into `FOLDER`, one file per size, as
 openssl-vulnkey(1) describes them: a line per key, the last 80 bits of SHA-1 of what `openssl rsa -modulus` prints, in
 hex; comments begin with `#`. Without a file for its size, no key is found here.
+
+The keys can be made again only by the OpenSSL of then, or by what does the same step by step, in days of computing; so
+the lists are read and not made.
 """
 
 import hashlib
