@@ -20,6 +20,7 @@ __all__ = [
     "MlDsaPublicKey",
     "PublicKey",
     "check_authority_key",
+    "check_factors",
     "check_public_key",
     "describe_key",
     "encode_spki",
@@ -95,7 +96,7 @@ def check_public_key(key: object) -> PublicKey:
         raise BadKey("key_exponent", f"The RSA key's public exponent is not {RSA_EXPONENT}.")
     if numbers.n % 2 == 0:  # enforces case 15
         raise BadKey("key_invalid", "The RSA key's modulus is even.")
-    _check_factors(numbers.n)
+    check_factors(key)
     return key
 
 
@@ -110,10 +111,7 @@ def check_authority_key(key: object) -> None:
             raise BadKey("key_too_small", f"The RSA key has {bits} bits, less than the {RSA_MIN_BITS} it needs.")
         if bits > MAX_BITS:
             raise BadKey("key_too_large", f"The RSA key has {bits} bits, more than the {MAX_BITS} that are looked at.")
-        modulus = key.public_numbers().n
-        if modulus % 2 == 0:
-            raise BadKey("key_invalid", "The RSA key's modulus is even.")
-        _check_factors(modulus)
+        check_factors(key)
 
 
 def describe_key(key: PublicKey) -> str:
@@ -147,10 +145,12 @@ def spki_sha256(key: PublicKey) -> bytes:
     return sha256(encode_spki(key)).digest()
 
 
-def _check_factors(modulus: int) -> None:
-    weakness = find_weakness(modulus)
-    if weakness is not None:  # enforces case 16
-        raise BadKey(weakness, WEAKNESSES[weakness])
+def check_factors(key: object) -> None:
+    """Raise `BadKey` when it is an RSA key that anybody can factor; nothing else of it is judged."""
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size <= MAX_BITS:
+        weakness = find_weakness(key.public_numbers().n)
+        if weakness is not None:  # enforces case 16
+            raise BadKey(weakness, WEAKNESSES[weakness])
 
 
 _RSA_ENCRYPTION = bytes.fromhex("06092a864886f70d010101")  # 1.2.840.113549.1.1.1

@@ -22,8 +22,8 @@ MAX_BITS = 8192
 
 @lru_cache(maxsize=1024)  # one key is judged in its CSR and in its certificate, a CA's in each chain under it
 def find_weakness(modulus: int) -> str | None:
-    """The code of the first weakness, None when none is found. `modulus` is odd, and of at most `MAX_BITS`."""
-    if modulus % 2 == 0 or modulus.bit_length() > MAX_BITS:
+    """The code of the first weakness, None when none is found. `modulus` is positive, and of at most `MAX_BITS`."""
+    if modulus <= 0 or modulus.bit_length() > MAX_BITS:
         raise ValueError("no modulus that is looked at")
     if has_small_factor(modulus):  # enforces case 16
         return "key_small_factor"
