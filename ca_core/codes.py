@@ -85,6 +85,7 @@ CODES: dict[str, str] = {
     "scep_key_transport_unsupported": "Encrypt the key with RSA PKCS#1 v1.5, or OAEP with SHA-1 or SHA-256.",
     "scep_envelope_bad": "The envelope can't be decrypted; fetch GetCACert again and look at the client.",
     "scep_reply_needs_rsa": "The answer is encrypted to the signer's key, which must be RSA; EST takes EC keys.",
+    "scep_csr_key": "SCEP knows no Ed25519 and no ML-DSA; let the device make an RSA key, or enroll by EST.",
     "scep_message_missing": "Send the pkiMessage in the GET's message=, or as the body of the POST.",
     "scep_not_base64": "Send the pkiMessage of a GET in base64, percent-encoded.",
     "scep_operation_unknown": "Send operation=GetCACaps, GetCACert or PKIOperation.",
@@ -112,6 +113,15 @@ CODES: dict[str, str] = {
     "key_exponent": "Use an RSA key with the public exponent 65537.",
     "key_invalid": "The public key is not a valid key (a point off its curve, an even modulus); make a new one.",
     "key_type": "Use a key of RSA 2048 to 4096, or P-256, P-384, P-521.",
+    "key_not_allowed": "The device's profile allows other kinds of keys; see 'keys' in 'enrolld profile show'.",
+    "key_roca": "The device's chip or library (Infineon's RSALib) makes keys that can be factored; update its "
+    "firmware, or let it use P-256.",
+    "key_close_primes": "The device's key generator is broken, and what it makes can be factored; update it, or let it "
+    "use P-256.",
+    "key_small_factor": "The key was damaged, or made by a broken generator; make a new one, and if that is refused "
+    "too, update the device.",
+    "key_debian": "The key comes from a Debian OpenSSL of 2006 to 2008, and everybody has it; update the device and "
+    "make a new one.",
     "key_blocked": "This key is blocked because it was compromised; make a new key on the device.",
     "key_of_other_device": "This key already has a certificate for another device; make a new key on the device.",
     # --- linking to TLS ------------------------------------------------------------------------------------------

@@ -19,11 +19,11 @@ from typing import NoReturn, Self
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from ca_core.errors import MalformedRequest, PopFailed, TooLarge
-from ca_core.public_key import PublicKey, describe_key, encode_spki, load_public_key
+from ca_core.public_key import MlDsaPublicKey, PublicKey, describe_key, encode_spki, key_kind, load_public_key
 
 __all__ = ["MAX_DER", "MAX_NAMES", "ParsedCsr", "canonical_san", "canonical_subject"]
 
@@ -402,33 +402,52 @@ _WEAK_PARAMETERS: dict[x509.ObjectIdentifier, padding.PKCS1v15 | ec.ECDSA] = {  
 }
 
 
+_OWN_ALGORITHMS: dict[x509.ObjectIdentifier, tuple[str, str]] = {
+    SignatureAlgorithmOID.ED25519: ("ed25519", "sha512"),  # RFC 8032 5.1
+    SignatureAlgorithmOID.ML_DSA_44: ("ml-dsa-44", "shake256"),  # FIPS 204
+    SignatureAlgorithmOID.ML_DSA_65: ("ml-dsa-65", "shake256"),
+    SignatureAlgorithmOID.ML_DSA_87: ("ml-dsa-87", "shake256"),
+}
+"""What leaves no choice: the one kind of key that makes such a signature, and the hash inside."""
+
+
 def _check_signature(csr: x509.CertificateSigningRequest, signed: bytes, key: PublicKey, *, allow_sha1: bool) -> str:
     """The name of the hash. Verified by hand: cryptography calls a correct SHA-1 signature invalid."""
     try:
-        parameters = csr.signature_algorithm_parameters or _WEAK_PARAMETERS.get(csr.signature_algorithm_oid)
-        hash_algorithm = csr.signature_hash_algorithm
         # "The signed enrollment request provides a signature-based proof-of-possession." -- RFC 7030 3.4
-        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA) and hash_algorithm:
-            key.verify(csr.signature, signed, parameters)
-        elif (
-            isinstance(key, rsa.RSAPublicKey)
-            and isinstance(parameters, padding.PKCS1v15 | padding.PSS)
-            and hash_algorithm
-        ):
-            key.verify(csr.signature, signed, parameters, hash_algorithm)
-        else:
-            raise PopFailed("csr_signature_bad", "The CSR's signature is of a kind that its key can't make.")
+        hash_name = _verify(csr, signed, key)
     except InvalidSignature as exc:
         raise PopFailed("csr_signature_bad", "The CSR is not signed with its own key.") from exc
     except (UnsupportedAlgorithm, ValueError, TypeError) as exc:
         raise PopFailed(
             "csr_signature_bad", "The CSR's signature algorithm is not one that is known here.", detail=str(exc)
         ) from exc
-    if hash_algorithm.name in _WEAK_HASHES and not (allow_sha1 and hash_algorithm.name == "sha1"):
+    if hash_name in _WEAK_HASHES and not (allow_sha1 and hash_name == "sha1"):
         raise PopFailed(
-            "csr_signature_weak", f"The CSR is signed with {_WEAK_HASHES[hash_algorithm.name]}, which is not allowed."
+            "csr_signature_weak", f"The CSR is signed with {_WEAK_HASHES[hash_name]}, which is not allowed."
         )
-    return hash_algorithm.name
+    return hash_name
+
+
+def _verify(csr: x509.CertificateSigningRequest, signed: bytes, key: PublicKey) -> str:
+    oid = csr.signature_algorithm_oid
+    if isinstance(key, ed25519.Ed25519PublicKey | MlDsaPublicKey):
+        kind, hash_name = _OWN_ALGORITHMS.get(oid, ("", ""))
+        if kind == key_kind(key):
+            key.verify(csr.signature, signed)  # enforces case 18
+            return hash_name
+    else:
+        parameters = csr.signature_algorithm_parameters or _WEAK_PARAMETERS.get(oid)
+        hash_algorithm = csr.signature_hash_algorithm
+        if hash_algorithm is None:
+            pass
+        elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA):
+            key.verify(csr.signature, signed, parameters)  # enforces case 18
+            return hash_algorithm.name
+        elif isinstance(key, rsa.RSAPublicKey) and isinstance(parameters, padding.PKCS1v15 | padding.PSS):
+            key.verify(csr.signature, signed, parameters, hash_algorithm)  # enforces case 18
+            return hash_algorithm.name
+    raise PopFailed("csr_signature_bad", "The CSR's signature is of a kind that its key can't make.")
 
 
 # --- DER -------------------------------------------------------------------------------------------------------------

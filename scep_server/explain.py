@@ -304,7 +304,7 @@ async def _identity_lines(
     challenge = await _challenge(core, exchange.resolved, request, witness, csr)
     # Of a requester who is known, whatever is said of the secret is said of the certificate that it was spent for.
     codes = ("credentials_missing", *_NOT_MATCHED) if requester is None else ()
-    lines = [Line("csr", asked), Line("challenge", challenge, codes)]
+    lines = [Line("csr", asked, ("scep_csr_key",)), Line("challenge", challenge, codes)]
     if requester is not None:
         by = {Means.SECRET: "its secret", Means.IDEVID: "its IDevID"}.get(requester.means, "its own certificate")
         serial = f" {format_serial(requester.certificate.serial)}" if requester.certificate else ""

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from ca_core.csr import ParsedCsr
 from ca_core.errors import InternalError, Refusal, TooMany
@@ -95,6 +96,7 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
         match request.message_type:
             case MessageType.PKCS_REQ | MessageType.RENEWAL_REQ:
                 csr = await _open_csr(desk, request)
+                _check_carried(csr)
                 call = _without_challenge(call, csr)
                 if csr.signature_hash == "sha1" and _SHA1 not in call.tolerances:
                     call = replace(call, tolerances=(*call.tolerances, _SHA1))
@@ -173,6 +175,12 @@ async def _open_csr(desk: _Desk, request: PkiMessage) -> ParsedCsr:
         used = time.monotonic() - since
         time.sleep(_SAME_WORK - used % _SAME_WORK)  # noqa: ASYNC251  # the loop must be as busy as with any other
         raise
+
+
+def _check_carried(csr: ParsedCsr) -> None:
+    """Refuse a key that could sign no later message, so that the device could never renew."""
+    if not isinstance(csr.public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        raise BadAlg("scep_csr_key", "SCEP can't carry keys of this kind.", detail=csr.key)
 
 
 def _proves_itself(plain: bytes) -> bool:

@@ -13,13 +13,20 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ca_core.errors import OperatorError
+from ca_core.errors import BadKey, OperatorError
 from ca_core.names import parse_duration, parse_host, parse_realm_name
+from ca_core.public_key import check_authority_key
 from ca_core.registration.admission.ways import AdmissionDocument, admission_faults
 
 FAMILIES = ("ec", "rsa")
+KEYS = (
+    *("rsa", "rsa-2048", "rsa-3072", "rsa-4096"),
+    *("p-256", "p-384", "p-521", "ed25519", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87"),
+)
+"""Kinds of keys that a profile may allow; `rsa` is any size from 2048 to 4096 bits."""
 EXTENDED_KEY_USAGES = {
     "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
     "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
@@ -32,17 +39,23 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ProfileDocument(_Document, frozen=True, kw_only=True):
-    """Rules for one kind of certificate. `issuer` is a key family (ec, rsa); `validity` a duration such as 90d."""
+    """Rules for one kind of certificate. `issuer` is a key family (ec, rsa); `validity` a duration such as 90d; `keys`
+    are the kinds of keys that devices may have."""
 
     issuer: str = "ec"
     validity: str = "90d"
     extended_key_usages: tuple[str, ...] = ("clientAuth",)
+    keys: tuple[str, ...] = ("rsa", "p-256", "p-384", "p-521")
     rekey: Literal["optional", "required"] = "optional"
 
     @property
     def length(self) -> dt.timedelta:
         """How long a certificate is valid."""
         return parse_duration(self.validity)
+
+    def allows_key(self, kind: str) -> bool:
+        """Whether a key of this kind (`key_kind`) may be certified."""
+        return kind in self.keys or (kind.startswith("rsa-") and "rsa" in self.keys)
 
 
 class EstDocument(_Document, frozen=True, kw_only=True):
@@ -190,6 +203,7 @@ def validated(document: RealmDocument) -> RealmDocument:
             if usage not in EXTENDED_KEY_USAGES:
                 known = ", ".join(EXTENDED_KEY_USAGES)
                 faults.append(f"{path}.extended_key_usages: '{usage}' is not known (use: {known})")
+        faults += _key_faults(path, profile)
         if not profile.extended_key_usages:
             faults.append(f"{path}.extended_key_usages: empty would mean any purpose (use clientAuth)")
     if document.profiles and document.est.profile not in document.profiles:
@@ -216,6 +230,17 @@ def validated(document: RealmDocument) -> RealmDocument:
     if faults:
         raise _invalid(faults)
     return msgspec.structs.replace(document, hosts=tuple(hosts))
+
+
+def _key_faults(path: str, profile: ProfileDocument) -> list[str]:
+    faults = [
+        f"{path}.keys: no kind of key '{ascii(kind[:80])[1:-1]}' (use: {', '.join(KEYS)})"
+        for kind in profile.keys
+        if kind not in KEYS
+    ]
+    if not profile.keys:
+        faults.append(f"{path}.keys: empty would refuse every key (use p-256)")
+    return faults
 
 
 def _scep_faults(document: RealmDocument) -> list[str]:
@@ -246,6 +271,12 @@ def anchor_fault(anchor: TrustDocument) -> str | None:
         return "not one certificate in PEM"
     if not constraints.ca:
         return "the certificate is not a CA's (trust the manufacturer's CA, not a device)"
+    try:
+        check_authority_key(certificate.public_key())
+    except BadKey as exc:
+        return f"{exc.message} ({exc.code}: whoever finds its private key makes any device)"
+    except UnsupportedAlgorithm:
+        return "the certificate's key is of a kind that is not known here"
     try:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:

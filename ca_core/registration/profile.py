@@ -16,6 +16,7 @@ from ca_core.authority.plan import CertificatePlan, validity
 from ca_core.csr import ParsedCsr, canonical_san, canonical_subject
 from ca_core.errors import BadKey, InternalError, MalformedRequest, NotAuthorized
 from ca_core.model import DeviceRecord, Means, Operation, Requester
+from ca_core.public_key import key_kind
 from ca_core.registration.document import EXTENDED_KEY_USAGES, ProfileDocument
 from ca_core.registration.realm import Resolved
 
@@ -61,8 +62,12 @@ def choose_issuer(profile: Profile, issuers: tuple[Issuer, ...]) -> Issuer:
 
 
 def check_asked(profile: Profile, requester: Requester, csr: ParsedCsr, operation: Operation) -> tuple[str, ...]:
-    """Judge what the CSR asks for; returns what is dropped, in words. Raises `NotAuthorized`, `MalformedRequest`."""
+    """Judge what the CSR asks for; returns what is dropped, in words.
+
+    Raises `NotAuthorized`, `MalformedRequest`, `BadKey`.
+    """
     device = requester.device
+    _check_kind(profile, csr)
     if csr.ca_requested:
         raise NotAuthorized("ca_requested", "The request asks for a CA certificate.")
     allowed = {EXTENDED_KEY_USAGES[usage].dotted_string for usage in profile.document.extended_key_usages}
@@ -84,12 +89,20 @@ def check_asked(profile: Profile, requester: Requester, csr: ParsedCsr, operatio
             detail=f"asked CN {_shown(csr.common_name, requester)[:100]}, device {device.name}",
         )
     own = requester.certificate
+    # enforces case 21
     if own is not None and profile.document.rekey == "required" and own.spki_sha256 == csr.spki_sha256:
         raise BadKey("rekey_required", "A renewal needs a new key.")
     others = sorted({a.rfc4514_attribute_name for a in csr.subject if a.oid != NameOID.COMMON_NAME})
     names = sorted(set(csr.san) - set(device.names))
     dropped = [f"subject {ascii(name)[1:-1][:40]}" for name in others]
     return (*dropped, *(f"SAN {_shown(name, requester)[1:-1][:100]}" for name in names))
+
+
+def _check_kind(profile: Profile, csr: ParsedCsr) -> None:
+    kind = key_kind(csr.public_key)
+    if not profile.document.allows_key(kind):
+        detail = f"{kind}; the profile allows {', '.join(profile.document.keys)}"
+        raise BadKey("key_not_allowed", "A key of this kind is not allowed here.", detail=detail)
 
 
 def _shown(asked: str, requester: Requester) -> str:

@@ -415,9 +415,9 @@ class Registration:
         newest_event, blocked, others_certificate = row or (None, None, None)
         if is_behind(now, newest_event):  # enforces case 61
             raise Unavailable("this machine's clock stands before the store's newest event: set the clock")
-        if blocked is not None:
+        if blocked is not None:  # enforces case 20
             raise BadKey("key_blocked", "The key is blocked.")
-        if others_certificate is not None:
+        if others_certificate is not None:  # enforces case 20
             raise BadKey("key_of_other_device", "The key belongs to another device.")
         # A spent secret asks for what it was spent for, in whichever transaction.
         again = requester.secret is not None and requester.secret.spent_at is not None

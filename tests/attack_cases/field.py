@@ -24,7 +24,18 @@ from tests.helpers import bad_csr
 from tests.helpers.daemon import Daemon, eventually
 from tests.scep_server.client import Envelope, Request, attributes_of, make_certificate, tlv
 
-__all__ = ["BAD_MESSAGE_CHECK", "BAD_REQUEST", "EST", "SCEP", "SENTENCE", "Field", "Line", "field_of", "peak_memory"]
+__all__ = [
+    "BAD_ALG",
+    "BAD_MESSAGE_CHECK",
+    "BAD_REQUEST",
+    "EST",
+    "SCEP",
+    "SENTENCE",
+    "Field",
+    "Line",
+    "field_of",
+    "peak_memory",
+]
 
 SECONDS = 6.0
 """Within which anything is answered, however bad; on an idle machine it is a hundredth of that."""
@@ -87,6 +98,15 @@ class Field:
     def tls(self) -> ssl.SSLContext:
         """TLS that verifies the server by the realm's root alone."""
         return _context(self.daemon.root, self.daemon.root.stat().st_mtime)
+
+    def become(self, *, est_profile: str, scep_profile: str) -> None:
+        """Be another device, with profiles of its own."""
+        self.name = f"{self.name}-{est_profile}"
+        self.secret = self.registered(self.name, profile=est_profile)
+        self.authorization = wire.basic(self.name, self.secret)
+        self._rsa = rsa.generate_private_key(65537, 2048)
+        self._scep_name = f"{self.name}-scep"
+        self._scep_secret = self.registered(self._scep_name, profile=scep_profile)
 
     def registered(self, name: str, **options: Any) -> str:
         handed = self.daemon.inspect(lambda core: core.devices.add("default", name, actor="test", **options))

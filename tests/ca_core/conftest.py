@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ca_core.core import Core
+from ca_core.weak_keys import debian, find_weakness
 from tests.end_to_end.clients import needs
 from tests.helpers.core import Installation, make_installation
 from tests.helpers.postgres import Postgres
@@ -25,6 +26,17 @@ def installation(request: pytest.FixtureRequest, template: Installation, tmp_pat
     made = template.copy_to(tmp_path / "data")
     yield made
     made.drop()
+
+
+@pytest.fixture
+def lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder in which lists of Debian's weak keys are looked for; what is known of keys is forgotten around it."""
+    folder = tmp_path / "openssl-blacklist"
+    folder.mkdir()
+    monkeypatch.setattr(debian, "FOLDER", folder)
+    find_weakness.cache_clear()
+    yield folder
+    find_weakness.cache_clear()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Sequence
 
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 
 __all__ = [
     "BAD_CSRS",
@@ -21,6 +21,8 @@ __all__ = [
     "challenge",
     "dns",
     "ec_key",
+    "ec_spki",
+    "ed25519_spki",
     "extension",
     "extension_request",
     "good_csr",
@@ -43,7 +45,10 @@ __all__ = [
     "utf8",
 ]
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+MlDsaPrivateKey = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
+PrivateKey = (
+    ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey | MlDsaPrivateKey
+)
 
 COMMON_NAME = "2.5.4.3"
 ORGANIZATION = "2.5.4.10"
@@ -174,6 +179,11 @@ def ec_spki(curve: str, point: bytes) -> bytes:
     return sequence(sequence(oid("1.2.840.10045.2.1"), oid(curve)), bit_string(point))
 
 
+def ed25519_spki(point: int) -> bytes:
+    """The SubjectPublicKeyInfo of a point that is written as this number: y, and in the highest bit the sign of x."""
+    return sequence(sequence(oid("1.3.101.112")), bit_string(point.to_bytes(32, "little")))
+
+
 _ECDSA_OIDS = {"sha1": "1.2.840.10045.4.1", "sha256": "1.2.840.10045.4.3.2", "sha384": "1.2.840.10045.4.3.3"}
 _RSA_OIDS = {
     "md5": "1.2.840.113549.1.1.4",
@@ -196,7 +206,17 @@ def _sign(key: PrivateKey, message: bytes, hash_name: str) -> tuple[bytes, bytes
     if isinstance(key, rsa.RSAPrivateKey):
         signature = key.sign(message, padding.PKCS1v15(), _HASHES[hash_name])
         return sequence(oid(_RSA_OIDS[hash_name]), null()), signature
-    return sequence(oid("1.3.101.112")), key.sign(message)
+    algorithm = next(number for kind, number in _OWN_OIDS if isinstance(key, kind))
+    return sequence(oid(algorithm)), key.sign(message)
+
+
+_OWN_OIDS: tuple[tuple[type, str], ...] = (
+    (ed25519.Ed25519PrivateKey, "1.3.101.112"),
+    (ed448.Ed448PrivateKey, "1.3.101.113"),
+    (mldsa.MLDSA44PrivateKey, "2.16.840.1.101.3.4.3.17"),
+    (mldsa.MLDSA65PrivateKey, "2.16.840.1.101.3.4.3.18"),
+    (mldsa.MLDSA87PrivateKey, "2.16.840.1.101.3.4.3.19"),
+)
 
 
 def make_csr(
@@ -276,6 +296,8 @@ _P256_WRITTEN_OUT = sequence(
     integer(1),
 )
 _MODULUS = int.from_bytes(bytes.fromhex("c5") + bytes(range(1, 256)), "big") | 1
+_POWER = 65537**150  # of 2401 bits; RSALib's moduli are such powers modulo each small prime
+_MIDDLE = (1 << 1024) + 29  # between two factors without small ones
 _EMPTY_SAN = extension(SAN, sequence())
 _EMPTY_EKU = extension(EXTENDED_KEY_USAGE, sequence())
 
@@ -429,6 +451,9 @@ def _cases() -> list[tuple[str, bytes, str]]:
         ("rsa-even-modulus", keyed(rsa_spki(_MODULUS - 1, 65537)), "key_invalid"),
         ("rsa-negative-modulus", keyed(rsa_spki(-_MODULUS, 65537)), "key_invalid"),
         ("rsa-zero-modulus", keyed(rsa_spki(0, 65537)), "key_invalid"),
+        ("rsa-small-factor", keyed(rsa_spki(_POWER * 3, 65537)), "key_small_factor"),
+        ("rsa-roca", keyed(rsa_spki(_POWER, 65537)), "key_roca"),
+        ("rsa-close-primes", keyed(rsa_spki(_MIDDLE**2 - 4, 65537)), "key_close_primes"),
         ("rsa-exponent-3", good_csr(rsa_key(2048, 3)), "key_exponent"),
         ("rsa-exponent-1", keyed(rsa_spki(_MODULUS, 1)), "key_exponent"),
         ("rsa-exponent-even", keyed(rsa_spki(_MODULUS, 65536)), "key_exponent"),
@@ -443,7 +468,11 @@ def _cases() -> list[tuple[str, bytes, str]]:
         ("ec-explicit-curve", keyed(explicit_curve), "key_type"),
         ("ec-p192", keyed(ec_spki("1.2.840.10045.3.1.1", _P192_POINT)), "key_type"),
         ("ec-secp256k1", good_csr(ec_key("secp256k1")), "key_type"),
-        ("ed25519", make_csr(ed25519.Ed25519PrivateKey.generate(), name("device-1")), "key_type"),
+        ("ed448", make_csr(ed448.Ed448PrivateKey.generate(), name("device-1")), "key_type"),
+        ("ed25519-identity", keyed(ed25519_spki(1)), "key_invalid"),
+        ("ed25519-of-31-octets", keyed(sequence(sequence(oid("1.3.101.112")), bit_string(bytes(31)))), "key_invalid"),
+        ("ml-dsa-cut-off", keyed(sequence(sequence(oid("2.16.840.1.101.3.4.3.18")), bit_string(bytes(1951)))),
+         "key_invalid"),
         ("unknown-key-algorithm", keyed(sequence(sequence(oid("1.2.3.4")), bit_string(b"key"))), "key_type"),
         # the signature
         ("signature-over-other-bytes", make_csr(key, name("device-1"), break_signature=True), "csr_signature_bad"),

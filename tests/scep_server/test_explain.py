@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from ca_core.codes import CODES
@@ -27,11 +27,11 @@ from scep_server import handlers
 from scep_server.exchange import Ra
 from scep_server.explain import _PUBLISHED, explain
 from scep_server.story import Captured, Explanation
-from tests.helpers import bad_csr
+from tests.helpers import bad_csr, weak_rsa
 from tests.helpers.core import ME, OTHER_HOST, Installation, SetClock, edit_realm
 from tests.scep_server import client
 from tests.scep_server.client import Request, attribute, ec_key, make_certificate, tlv, to_ber
-from tests.scep_server.serving import Device, Site, foreign, make_csr, rsa_key, self_signed
+from tests.scep_server.serving import Device, Site, certify, common_name, foreign, make_csr, rsa_key, self_signed
 
 CAPTURES = Path(__file__).with_name("captures")
 SECRET = "abcdefgh.kmnpqrstuvwxyz23456789abcd"
@@ -259,6 +259,21 @@ async def ambiguous(site: Site) -> Request:
     return bent(await good(site), signer=two[0], certificates=two)
 
 
+async def of_weak_key(site: Site) -> Request:
+    csr = bad_csr.make_csr(weak_rsa.roca_key(), bad_csr.name("sensor"), bad_csr.challenge(await site.secret()))
+    return await site.message(certify(weak_rsa.roca_key(), common_name("SCEP SIGNER")), csr)
+
+
+def of_a_kind_that_scep_does_not_know(make: Callable[[], bad_csr.PrivateKey]) -> Builds:
+    """A renewal to another kind of key, signed with the RSA key of before."""
+
+    async def build(site: Site) -> Request:
+        device = await site.enrolled()
+        return await site.message(device.signer, bad_csr.make_csr(make(), bad_csr.name(device.name)), kind=17)
+
+    return build
+
+
 def bytes_of(data: bytes) -> Builds:
     async def build(site: Site) -> bytes:
         del site
@@ -312,6 +327,9 @@ FAILING: dict[str, tuple[Builds, str, str]] = {
     "csr-md5": (asking(signature_hash="md5"), "csr", "csr_signature_weak"),
     "csr-signature": (asking(break_signature=True), "csr", "csr_signature_bad"),
     "csr-small-key": (asking(bits=1024), "csr", "key_too_small"),
+    "csr-roca": (of_weak_key, "csr", "key_roca"),
+    "csr-ed25519": (of_a_kind_that_scep_does_not_know(ed25519.Ed25519PrivateKey.generate), "csr", "scep_csr_key"),
+    "csr-ml-dsa": (of_a_kind_that_scep_does_not_know(mldsa.MLDSA65PrivateKey.generate), "csr", "scep_csr_key"),
     "signer-not-csr": (other_signer, "requester", "scep_signer_not_csr_key"),
     "no-challenge": (with_challenge(None), "challenge", "credentials_missing"),
     "empty-challenge": (with_challenge(""), "challenge", "credentials_missing"),

@@ -21,7 +21,8 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from ca_core.errors import NotAuthenticated
+from ca_core.errors import BadKey, NotAuthenticated
+from ca_core.public_key import check_authority_key
 from ca_core.registration.document import TrustDocument
 from ca_core.registration.realm import Realm
 
@@ -64,6 +65,9 @@ def verified_anchor(
             continue
         if not _is_signed_down(anchor, path[1:]):
             why = why or "a CA certificate in the chain is not signed by the one of its issuer's name"
+            continue
+        if weak := _weakness([anchor, *path[1:]]):  # enforces case 16
+            why = weak
             continue
         fingerprint = anchor.fingerprint(hashes.SHA256())
         try:
@@ -165,6 +169,16 @@ def _is_affordable(certificate: x509.Certificate) -> bool:
     if isinstance(key, rsa.RSAPublicKey):
         return 2048 <= key.key_size <= 8192 and key.public_numbers().e.bit_length() <= _MAX_EXPONENT_BITS
     return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES)
+
+
+def _weakness(authorities: list[x509.Certificate]) -> str:
+    """What is wrong with a key of a CA in the path, which is one of the manufacturer's by now; empty for nothing."""
+    try:
+        for authority in authorities:
+            check_authority_key(authority.public_key())
+    except BadKey as exc:
+        return f"a CA's key in the chain is weak ({exc.code}): {exc.message}"
+    return ""
 
 
 def _no_path(realm: Realm, lonely: x509.Certificate) -> NotAuthenticated:

@@ -16,7 +16,7 @@ from sqlalchemy import bindparam, select
 from ca_core.errors import BadKey, NotAuthenticated, NotAuthorized, OperatorError
 from ca_core.model import DeviceRecord
 from ca_core.names import parse_device_name
-from ca_core.public_key import check_public_key
+from ca_core.public_key import WEAKNESSES, check_public_key
 from ca_core.records.query import Query
 from ca_core.records.schema import device
 from ca_core.records.store import Store
@@ -88,7 +88,11 @@ def verify_idevid(realm: Realm, chain: tuple[bytes, ...], now: dt.datetime) -> I
         raise NotAuthenticated("certificate_unknown", "The client certificate is not known here.")
     try:
         return _verify(realm, chain, now)
-    except (BadKey, UnsupportedAlgorithm) as exc:
+    except BadKey as exc:
+        # That a factory made a fleet of keys that anybody can factor is worth its own word.
+        code = exc.code if exc.code in WEAKNESSES else "chain_invalid"
+        raise NotAuthenticated(code, "The client certificate's key is not accepted.", detail=exc.message) from exc
+    except UnsupportedAlgorithm as exc:
         raise NotAuthenticated("chain_invalid", "The client certificate's key is not accepted.") from exc
     except (
         # Whatever the parser thinks of what a stranger sent, and of each of its parts when they are first looked at.
@@ -107,7 +111,7 @@ def _verify(realm: Realm, chain: tuple[bytes, ...], now: dt.datetime) -> Identit
     certificates = [x509.load_der_x509_certificate(der) for der in chain]
     leaf = certificates[0]
     extensions = leaf.extensions
-    check_public_key(leaf.public_key())
+    check_public_key(leaf.public_key())  # enforces case 19
     anchor = verified_anchor(realm, leaf, certificates[1:], now)
     if "idevid" not in realm.proofs:
         raise NotAuthenticated("idevid_not_admitted", "Factory certificates are not accepted here.")

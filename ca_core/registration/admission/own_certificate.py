@@ -10,9 +10,10 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy import ColumnElement, bindparam, case, select
 
-from ca_core.errors import NotAuthenticated
+from ca_core.errors import BadKey, NotAuthenticated
 from ca_core.model import DeviceRecord, OwnCertificate, Serial
 from ca_core.names import parse_duration
+from ca_core.public_key import check_factors
 from ca_core.records.query import Query
 from ca_core.records.schema import certificate, device
 from ca_core.records.store import Store
@@ -112,16 +113,23 @@ def judge_own_certificate(realm: Realm, device: DeviceRecord, own: OwnCertificat
             detail=f"{named}, {rfc3339(own.not_after)}",
             device=who,
         )
-    usage = _extended_key_usage(own.der)
+    certificate = x509.load_der_x509_certificate(own.der)
+    try:
+        # From before the weakness was looked for, or known.
+        check_factors(certificate.public_key())  # enforces case 19
+    except BadKey as exc:
+        raise NotAuthenticated(
+            exc.code, "The client certificate's key is not accepted.", detail=f"{named}: {exc.message}", device=who
+        ) from exc
+    usage = _extended_key_usage(certificate)
     if usage is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
         raise NotAuthenticated(
             "certificate_not_for_clients", "The client certificate is not made for clients.", detail=named, device=who
         )
 
 
-def _extended_key_usage(der: bytes) -> x509.ExtendedKeyUsage | None:
-    extensions = x509.load_der_x509_certificate(der).extensions
+def _extended_key_usage(certificate: x509.Certificate) -> x509.ExtendedKeyUsage | None:
     try:
-        return extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        return certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return None

@@ -5,6 +5,7 @@ import dataclasses
 import datetime as dt
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -17,6 +18,8 @@ from ca_core.csr import ParsedCsr
 from ca_core.errors import NotAuthenticated, NotAuthorized, Refusal
 from ca_core.model import Evidence, Means, Operation
 from ca_core.registration.admission.secret import ALPHABET, new_secret
+from ca_core.weak_keys import debian, find_weakness
+from tests.helpers.bad_csr import rsa_key
 from tests.helpers.core import (
     ME,
     Enrolled,
@@ -459,6 +462,23 @@ async def test_a_secret_sent_along_helps_a_device_whose_certificate_expired(
 async def test_a_good_certificate_goes_before_a_secret_that_is_sent_along(core: Core, device: Enrolled) -> None:
     evidence = Evidence(chain=(device.certificate,), username="sensor", secret=device.secret)
     assert await code_of(core, evidence, csr_of(new_key()), operation=Operation.REENROLL) == "issued"
+
+
+@pytest.mark.parametrize("listed", [True, False])
+async def test_case_19_certificate_whose_key_is_found_to_be_weak_later_renews_nothing(
+    core: Core, lists: Path, listed: bool
+) -> None:
+    key = rsa_key(2048)
+    device = await enrolled(core, key=key)
+    modulus = (key if listed else rsa_key(3072)).public_key().public_numbers().n
+    (lists / "blacklist.RSA-2048").write_text(f"{debian.fingerprint(modulus).hex()}\n")
+    debian.read_list.cache_clear()  # as a restart does, and the next line
+    find_weakness.cache_clear()
+    expected = "key_debian" if listed else "issued"
+    assert await code_of(core, device.evidence, csr_of(new_key()), operation=Operation.REENROLL) == expected
+    handed = await core.devices.secret("default", "sensor", actor=ME)
+    both = Evidence(chain=(device.certificate,), secret=handed.secret)
+    assert await code_of(core, both, csr_of(new_key())) == "issued", "a secret lets the device in again"
 
 
 async def test_a_profile_that_wants_rekey_refuses_the_same_key(core: Core) -> None:

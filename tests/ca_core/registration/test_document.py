@@ -25,7 +25,9 @@ from ca_core.registration.document import (
 )
 from ca_core.registration.realm import Realm
 from tests.helpers import factory
+from tests.helpers.bad_csr import rsa_key
 from tests.helpers.core import ME, OTHER_HOST, Installation, edit_realm
+from tests.helpers.weak_rsa import roca_key
 
 ROOT = factory.root()
 PEM = ROOT.pem.decode()
@@ -202,6 +204,26 @@ def test_a_realm_without_profile_and_a_profile_without_purpose_are_refused() -> 
     assert "empty would mean any purpose" in _message(MINIMAL + "extended_key_usages = []")
 
 
+def test_a_profile_allows_the_keys_of_today_unless_it_says_so() -> None:
+    today, modern = ProfileDocument(), ProfileDocument(keys=("rsa-3072", "ed25519", "ml-dsa-65"))
+    kinds = ("rsa-2048", "rsa-2056", "rsa-3072", "rsa-4096", "p-256", "p-384", "p-521", "ed25519", "ml-dsa-65")
+    assert [kind for kind in kinds if not today.allows_key(kind)] == ["ed25519", "ml-dsa-65"]
+    assert [kind for kind in kinds if modern.allows_key(kind)] == ["rsa-3072", "ed25519", "ml-dsa-65"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        pytest.param("[]", "profiles.device.keys: empty would refuse every key (use p-256)", id="empty"),
+        pytest.param('["rsa-1024"]', "profiles.device.keys: no kind of key 'rsa-1024' (use: rsa, ", id="small"),
+        pytest.param('["P-256"]', "profiles.device.keys: no kind of key 'P-256'", id="case"),
+        pytest.param('["x\\u001b"]', "profiles.device.keys: no kind of key 'x\\x1b'", id="escape"),
+    ],
+)
+def test_a_kind_of_key_that_nobody_can_have_is_told_with_its_path(keys: str, told: str) -> None:
+    assert told in _message(MINIMAL + f"keys = {keys}")
+
+
 def test_hosts_become_lower_case() -> None:
     assert parse_toml('hosts = ["A.Example."]\n' + MINIMAL).hosts == ("a.example",)
 
@@ -228,6 +250,9 @@ def _anchors() -> dict[str, tuple[bytes, str | None]]:
         "leaf": (leaf.pem, "not a CA's"),
         "leaf-without-basic-constraints": (factory.make(name, ca=None).pem, "no basicConstraints"),
         "ca-that-may-not-certify": (factory.make(name, ca=True, usage=usage(sign=True)).pem, "may not sign"),
+        "rsa-2048-root": (factory.make(name, ca=True, key=rsa_key()).pem, None),
+        "rsa-1024-root": (factory.make(name, ca=True, key=rsa_key(1024)).pem, "has 1024 bits"),
+        "roca-root": (factory.make(name, ca=True, key=roca_key()).pem, "(key_roca: whoever finds its private key"),
         "two-certificates": (ROOT.pem + sub.pem, "not one certificate"),
         "private-key": (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "not one certificate"),
         "garbage": (b"hello", "not one certificate"),

@@ -4,6 +4,7 @@ import datetime as dt
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca_core.core import Core
-from ca_core.errors import Refusal
+from ca_core.errors import NotAuthenticated, Refusal
 from ca_core.model import Evidence, Means, Operation
 from ca_core.registration.admission.idevid import Identity, verify_idevid
 from ca_core.registration.admission.ways import AdmissionDocument
@@ -34,6 +35,7 @@ from tests.helpers.factory import (
     subject,
     weakly_signed,
 )
+from tests.helpers.weak_rsa import close_primes_key, roca_key, small_factor_key
 
 Chain = tuple[bytes, ...]
 HARDWARE_MODULE_NAME = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.4")
@@ -267,6 +269,33 @@ def test_a_chain_to_the_manufacturer_proves_its_serial_number(case: str) -> None
 def test_a_chain_that_breaks_a_rule_proves_nothing(case: str) -> None:
     chain, code = BAD[case]
     assert _verdict(_realm(_root()), chain()) == code
+
+
+WEAK = {"key_roca": roca_key, "key_close_primes": close_primes_key, "key_small_factor": small_factor_key}
+
+
+@pytest.mark.parametrize("code", WEAK)
+def test_case_19_weak_key_of_an_idevid_proves_nothing_and_is_told_by_its_weakness(code: str) -> None:
+    assert _verdict(_realm(_root()), _leaf(key=WEAK[code]()).chain) == code
+    assert _verdict(_realm(_root()), _leaf(key=rsa_key()).chain) == "acme/AC-1"
+
+
+@pytest.mark.parametrize("place", ["sub-ca", "root"])
+def test_case_16_nothing_hangs_on_a_ca_whose_key_anybody_can_factor(place: str) -> None:
+    """The root, too: one that was trusted before there was such a check."""
+
+    def chain_of(key: rsa.RSAPrivateKey) -> tuple[Realm, Chain]:
+        fields: dict[str, Any] = {"ca": True, "usage": key_usage(certify=True)}
+        top = make(subject("RSA Root"), **fields, key=key if place == "root" else rsa_key())
+        middle = make(subject("RSA CA"), top, **fields, key=key if place == "sub-ca" else rsa_key(3072))
+        return _realm(top), idevid(middle).chain
+
+    realm, chain = chain_of(roca_key())
+    with pytest.raises(NotAuthenticated) as caught:
+        verify_idevid(realm, chain, START)
+    assert caught.value.code == "chain_invalid"
+    assert "a CA's key in the chain is weak (key_roca)" in caught.value.detail
+    assert _verdict(*chain_of(rsa_key())) == "acme/AC-1"
 
 
 @pytest.mark.parametrize("digest", [hashes.MD5(), hashes.SHA1()], ids=["md5", "sha1"])  # noqa: S303  # must be refused
