@@ -27,6 +27,7 @@ from ca_core.registration.certificates import Certificates
 from ca_core.registration.checkup import Checkup
 from ca_core.registration.desks import CrlDesk, IssuerDesk
 from ca_core.registration.figures import Figures, read_figures
+from ca_core.registration.profile import CHANCE, Chance
 from ca_core.registration.ra import RaCertificates, RaIdentity
 from ca_core.registration.realm import Resolved
 from ca_core.registration.registry import Devices
@@ -46,7 +47,7 @@ class CoreConfig:
     `store_url` is `sqlite:///PATH` or `postgresql://...`; without `unlock_key` nothing can be signed; `public_url` is
     where relying parties fetch CRLs (`http://host[:port]`); `demo` limits certificates to seven days; `process` (serve,
     cli) stands in the audit trail; `meter` is told what is to be counted. `rates` limits how often somebody may ask,
-    and `waiting` how many requests wait for their turn.
+    and `waiting` how many requests wait for their turn. `chance` shortens lifetimes where a profile wants that.
     """
 
     store_url: str
@@ -59,6 +60,7 @@ class CoreConfig:
     meter: Meter = NO_METER
     rates: RateLimits | None = None
     waiting: int = 512
+    chance: Chance = CHANCE
 
 
 class Core:
@@ -86,6 +88,7 @@ class Core:
             demo=config.demo,
             rates=self.rates,
             meter=config.meter,
+            chance=config.chance,
         )
         self.devices = Devices(store, self.realms, self.attempts, clock)
         self.certificates = Certificates(store, self.realms, clock)
