@@ -15,11 +15,10 @@ from typing import Any
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca_core.authority.plan import general_name
-from ca_core.authority.sealing import PrivateKey
 from ca_core.authority.trial import TrialCa
 from ca_core.csr import ParsedCsr
 from ca_core.errors import Refusal
@@ -36,6 +35,10 @@ from ca_core.rows import LintFinding
 __all__ = ["can_lint", "lint", "lint_certificate", "sample_certificates"]
 
 _URL = "http://pki.example.com"
+_Hashing = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+_Key = (
+    _Hashing | ed25519.Ed25519PrivateKey | mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
+)
 
 
 def can_lint() -> bool:
@@ -116,8 +119,6 @@ def sample_certificates(document: RealmDocument, name: str, now: dt.datetime) ->
     applicant = Applicant(_sample_device(document, name), Means.IDEVID)
     ca = _trial_ca(profile.issuer, now.date())
     for kind in dict.fromkeys("rsa-2048" if kind.startswith("rsa") else kind for kind in profile.keys):
-        if kind not in _SAMPLE_KEYS:
-            continue
         csr = ParsedCsr.parse(_sample_csr(profile, _sample_key(kind)))
         allowing = profile if profile.allows_key(kind) else _allowing(profile, kind)
         examined = examine(allowing, realm, applicant, csr, Operation.ENROLL)
@@ -149,7 +150,7 @@ def _sample_device(document: RealmDocument, profile: str) -> DeviceRecord:
     )
 
 
-def _sample_csr(profile: ProfileDocument, key: PrivateKey) -> bytes:
+def _sample_csr(profile: ProfileDocument, key: _Key) -> bytes:
     """It asks for what the profile takes from requests, and nothing else."""
     subject = [
         attribute.of(template.asked.pattern.replace("*", "x"))
@@ -161,7 +162,8 @@ def _sample_csr(profile: ProfileDocument, key: PrivateKey) -> bytes:
     if names:
         alternative = x509.SubjectAlternativeName([general_name(name) for name in names])
         builder = builder.add_extension(alternative, critical=False)
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    digest = hashes.SHA256() if isinstance(key, _Hashing) else None  # the others have their own
+    return builder.sign(key, digest).public_bytes(Encoding.DER)
 
 
 def _sample_name(template: NameTemplate) -> str:
@@ -172,16 +174,20 @@ def _sample_name(template: NameTemplate) -> str:
     return f"{template.kind}:{plain[template.kind] if pattern == '*' else pattern.replace('*', 'x')}"
 
 
-_SAMPLE_KEYS: dict[str, Callable[[], PrivateKey]] = {
+_SAMPLE_KEYS: dict[str, Callable[[], _Key]] = {
     "rsa-2048": lambda: rsa.generate_private_key(65537, 2048),
     "p-256": lambda: ec.generate_private_key(ec.SECP256R1()),
     "p-384": lambda: ec.generate_private_key(ec.SECP384R1()),
     "p-521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+    "ml-dsa-44": mldsa.MLDSA44PrivateKey.generate,
+    "ml-dsa-65": mldsa.MLDSA65PrivateKey.generate,
+    "ml-dsa-87": mldsa.MLDSA87PrivateKey.generate,
 }
 
 
 @functools.cache
-def _sample_key(kind: str) -> PrivateKey:
+def _sample_key(kind: str) -> _Key:
     return _SAMPLE_KEYS[kind]()
 
 

@@ -17,7 +17,7 @@ from ca_core.csr import ParsedCsr
 from ca_core.errors import OperatorError
 from ca_core.model import Evidence
 from ca_core.registration.document import default_document, parse_toml, profile_toml, to_toml
-from ca_core.registration.lint import can_lint, lint, lint_certificate
+from ca_core.registration.lint import can_lint, lint, lint_certificate, sample_certificates
 from ca_core.registration.presets import PRESETS, preset
 from ca_core.registration.profile_document import KEY_USAGES, KEYS, ProfileDocument
 from ca_core.registration.template import FACTS
@@ -150,6 +150,15 @@ async def test_check_tells_what_pkilint_says(core: Core) -> None:
     assert "profile_lint" not in {finding.code for finding in await core.check()}
     await core.realms.replace(found, document, "realm.applied", {}, ME)  # as if pkilint was not there
     assert "profile_lint" in {finding.code for finding in await core.check()}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("issuer", ["ec", "rsa"])
+def test_pkilint_has_nothing_against_any_kind_of_key(kind: str, issuer: str) -> None:
+    profile = ProfileDocument(issuer=issuer, keys=(kind,))
+    document = msgspec.structs.replace(default_document("line", (), None), profiles={"device": profile})
+    (sample,) = sample_certificates(document, "device", START)
+    assert lint_certificate(sample.der) == []
 
 
 def test_a_sample_is_made_for_whatever_a_profile_takes_from_requests() -> None:
