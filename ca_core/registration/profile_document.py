@@ -87,14 +87,14 @@ class ProfileDocument(_Part, frozen=True, kw_only=True, dict=True):
 
     issuer: str = "ec"
     validity: str = "90d"
-    jitter: str | None = None
+    extended_key_usages: tuple[str, ...] = ("clientAuth",)
     keys: tuple[str, ...] = ("rsa", "p-256", "p-384", "p-521")
     rekey: Literal["optional", "required"] = "optional"
     subject: dict[str, str | tuple[str, ...]] = msgspec.field(default_factory=lambda: {"CN": "{device.name}"})
     names: tuple[str, ...] = ("{device.names}",)
     others: Literal["drop", "refuse"] = "drop"
+    jitter: str | None = None
     key_usage: tuple[str, ...] | None = None
-    extended_key_usages: tuple[str, ...] = ("clientAuth",)
     policies: tuple[PolicyDocument, ...] = ()
     extensions: tuple[ExtensionDocument, ...] = ()
     lint_allow: tuple[str, ...] = ()
