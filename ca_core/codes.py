@@ -214,6 +214,16 @@ CODES: dict[str, str] = {
     "renewal_san_mismatch": "A renewal must repeat the subjectAltName of the certificate it renews, or leave it out.",
     "ca_requested": "The CSR asks for a CA certificate; devices never get one.",
     "extension_not_allowed": "The CSR asks for a purpose that the profile does not give.",
+    "names_not_allowed": "The CSR asks for a name or attribute that the profile does not give; with others = 'drop' "
+    "the profile leaves such out instead.",
+    "profile_value_missing": "The profile names a value that the device's record or factory identity lacks: give it to "
+    "the device, or put '?' behind its name in the profile, which then leaves the field out.",
+    "profile_value_invalid": "What the profile makes of the device's values is too long for the field, or no such "
+    "name; 'enrolld explain CSR' shows it.",
+    "csr_value_missing": "The profile takes this name from the CSR, and the CSR lacks it: set it in the client.",
+    "csr_value_not_allowed": "The CSR's name does not match what the profile allows; see 'enrolld profile show'.",
+    "name_of_other_device": "The CSR's CN is the name of another device of the realm; give the client its own.",
+    "name_of_server": "A name of this server is given to no device on its own word.",
     "profile_not_allowed": "The label names another profile than the device has; without one of its own it has the "
     "realm's default for EST. 'enrolld device add NAME --profile P' gives a device a profile.",
     "rekey_required": "The profile wants a new key with each renewal.",

@@ -28,6 +28,7 @@ from ca_core.registration.certificates import Certificates
 from ca_core.registration.checkup import Checkup
 from ca_core.registration.desks import CrlDesk, IssuerDesk
 from ca_core.registration.figures import Figures, read_figures
+from ca_core.registration.profile import CHANCE, Chance
 from ca_core.registration.ra import RaCertificates, RaIdentity
 from ca_core.registration.realm import Resolved
 from ca_core.registration.registry import Devices
@@ -48,7 +49,8 @@ class CoreConfig:
     `store_url` is `sqlite:///PATH` or `postgresql://...`; without `unlock_key` nothing can be signed; `public_url` is
     where relying parties fetch CRLs (`http://host[:port]`); `demo` limits certificates to seven days; `process` (serve,
     cli) stands in the audit trail; `meter` is told what is to be counted. `rates` limits how often somebody may ask,
-    and `waiting` how many requests wait for their turn. `webhook` asks the realms' webhooks.
+    and `waiting` how many requests wait for their turn. `webhook` asks the realms' webhooks. `chance` shortens
+    lifetimes where a profile wants that.
     """
 
     store_url: str
@@ -62,6 +64,7 @@ class CoreConfig:
     rates: RateLimits | None = None
     waiting: int = 512
     webhook: Webhook | None = None
+    chance: Chance = CHANCE
 
 
 class Core:
@@ -90,6 +93,7 @@ class Core:
             rates=self.rates,
             meter=config.meter,
             webhook=config.webhook,
+            chance=config.chance,
         )
         self.devices = Devices(store, self.realms, self.attempts, clock)
         self.requests = RequestDesk(store, self.realms, clock)

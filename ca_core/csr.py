@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 from ca_core.errors import MalformedRequest, PopFailed, TooLarge
 from ca_core.public_key import MlDsaPublicKey, PublicKey, describe_key, encode_spki, key_kind, load_public_key
 
-__all__ = ["MAX_DER", "MAX_NAMES", "ParsedCsr", "canonical_san", "canonical_subject"]
+__all__ = ["MAX_DER", "MAX_NAMES", "ParsedCsr", "canonical_san", "canonical_subject", "is_text"]
 
 MAX_DER = 16 * 1024
 MAX_NAMES = 100
@@ -110,6 +110,11 @@ def canonical_subject(subject: x509.Name) -> bytes:
 def canonical_san(general_names: x509.SubjectAlternativeName) -> tuple[str, ...]:
     """The names as texts, sorted, each once, as in `ParsedCsr.san`. MalformedRequest for what is no name."""
     return tuple(sorted({_canonical_name(name) for name in general_names}))
+
+
+def is_text(value: str) -> bool:
+    """Whether it holds no control, formatting (bidirectional, zero-width), unassigned or line-breaking characters."""
+    return value.isprintable() or all(c.isprintable() or unicodedata.category(c) == "Zs" for c in value)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -318,7 +323,7 @@ def _read_subject(csr: x509.CertificateSigningRequest) -> tuple[x509.Name, str |
             raise MalformedRequest(
                 "csr_name_malformed", f"A value in the CSR's subject is longer than {MAX_SUBJECT_VALUE} characters."
             )
-        if isinstance(value, str) and not _is_text(value):  # enforces case 5, 7
+        if isinstance(value, str) and not is_text(value):  # enforces case 5, 7
             raise MalformedRequest("csr_name_malformed", "The CSR's subject holds control or formatting characters.")
         if attribute.oid == NameOID.COMMON_NAME:
             if common_name is not None:  # enforces case 9
@@ -329,11 +334,6 @@ def _read_subject(csr: x509.CertificateSigningRequest) -> tuple[x509.Name, str |
                 )
             common_name = value
     return subject, common_name
-
-
-def _is_text(value: str) -> bool:
-    """Whether it holds no control, formatting (bidirectional, zero-width), unassigned or line-breaking characters."""
-    return value.isprintable() or all(c.isprintable() or unicodedata.category(c) == "Zs" for c in value)
 
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -364,7 +364,7 @@ def _canonical_name(name: x509.GeneralName) -> str:
             raise MalformedRequest("csr_name_malformed", "An rfc822Name in the CSR is not a mailbox.")
         return f"email:{name.value}"
     if isinstance(name, x509.DirectoryName):
-        if not all(isinstance(part.value, bytes) or _is_text(part.value) for part in name.value):  # enforces case 7
+        if not all(isinstance(part.value, bytes) or is_text(part.value) for part in name.value):  # enforces case 7
             raise MalformedRequest("csr_name_malformed", "A directoryName in the CSR holds control characters.")
         return f"dir:{name.value.rfc4514_string()}"
     if isinstance(name, x509.OtherName):

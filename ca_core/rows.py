@@ -195,6 +195,31 @@ class Finding(Row, frozen=True, kw_only=True):
     remedy: str
 
 
+class LintFinding(Row, frozen=True, kw_only=True):
+    """What pkilint says of a profile's certificates; `allowed` when the profile's `lint_allow` names it."""
+
+    profile: str
+    severity: str
+    finding: str
+    message: str
+    allowed: bool
+
+
+class ProfileRow(Row, frozen=True, kw_only=True):
+    """A profile of a realm, or a preset (then `realm` is None and `about` says what it is for)."""
+
+    id: str
+    profile: str
+    realm: str | None
+    about: str | None
+    issuer: str
+    validity: str
+    keys: list[str]
+    subject: list[str]
+    names: list[str]
+    extended_key_usages: list[str]
+
+
 class RealmStatus(Row, frozen=True, kw_only=True):
     """Counts of one realm."""
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from ca_core.der import oid, tlv
+from ca_core.der import oid, sequence, set_of, tlv
 from ca_core.errors import MalformedRequest, UnsupportedMedia
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "CHALLENGE_PASSWORD",
     "CSRATTRS",
     "PKCS7",
+    "AttrOrOid",
     "check_media",
     "decode_request_body",
     "encode_body",
@@ -88,9 +89,13 @@ def encode_certs_only(certificates: Iterable[bytes]) -> bytes:
     return tlv(0x30, _SIGNED_DATA + tlv(0xA0, tlv(0x30, _VERSION_DIGESTS_CONTENT + bag + _NO_SIGNERS)))
 
 
-def encode_csrattrs(oids: Sequence[str]) -> bytes:
-    """`CsrAttrs ::= SEQUENCE SIZE (0..MAX) OF AttrOrOID` of bare OIDs (RFC 7030 4.5.2)."""
-    return tlv(0x30, *map(oid, oids))
+AttrOrOid = str | tuple[str, tuple[bytes, ...]]
+"""A bare OID, or an attribute's type with its values in DER."""
+
+
+def encode_csrattrs(wanted: Sequence[AttrOrOid]) -> bytes:
+    """`CsrAttrs ::= SEQUENCE SIZE (0..MAX) OF AttrOrOID` (RFC 7030 4.5.2)."""
+    return tlv(0x30, *(oid(one) if isinstance(one, str) else sequence(oid(one[0]), set_of(one[1])) for one in wanted))
 
 
 _WHITESPACE = b"\r\n\t "

@@ -17,10 +17,10 @@ from ca_core.errors import MalformedRequest, Refusal, TooLarge
 from ca_core.model import Call, Evidence, Issued, Operation, Pending, Refused, Requester, TlsPeer
 from ca_core.registration.realm import Resolved
 from ca_core.registration.requester import proven
+from est_server.attributes import needs_channel_binding, wanted_attributes
 from est_server.authentication import check_channel_binding, read_evidence
 from est_server.codec import (
     CERTS_ONLY,
-    CHALLENGE_PASSWORD,
     CSRATTRS,
     PKCS7,
     check_media,
@@ -128,13 +128,12 @@ async def ca_certificates(exchange: Exchange) -> Answer:
 
 async def csr_attributes(exchange: Exchange) -> Answer:
     """GET /csrattrs. Needs no credential."""
-    # "If an EST server requires the linking of identity and POP information (see Section 3.5), it MUST include the
-    # challengePassword OID in the CSR Attributes Response." -- RFC 7030 4.5.2
-    if not _needs_channel_binding(exchange.resolved):
+    wanted = wanted_attributes(exchange.resolved)
+    if not wanted:
         # "An HTTP response code of 204 or 404 indicates that a CSR Attributes Response is not available."
         # -- RFC 7030 4.5.2
         return Answer(204)
-    body = encode_body(encode_csrattrs([CHALLENGE_PASSWORD]), wrap=exchange.wrap)
+    body = encode_body(encode_csrattrs(wanted), wrap=exchange.wrap)
     return Answer(200, body, CSRATTRS, base64=True)
 
 
@@ -170,7 +169,7 @@ async def _enroll(exchange: Exchange, operation: Operation) -> Answer:
         csr = ParsedCsr.parse(decode_request_body(body))
         requester = await registration.authenticate(resolved, evidence, csr)
         exchange.told.update(proven(resolved, requester, csr))
-        check_channel_binding(csr, exchange.peer, required=_needs_channel_binding(resolved))
+        check_channel_binding(csr, exchange.peer, required=needs_channel_binding(resolved))
         outcome = await registration.enroll(resolved, requester, csr, operation, exchange.call)
     finally:
         exchange.core.leave()
@@ -209,7 +208,3 @@ async def _read_body(request: web.Request) -> bytes:
         code = reason if isinstance(reason, str) and reason in CODES else "http_malformed"
         raise MalformedRequest(code, "The body did not arrive whole.", detail=str(exc)) from exc
     return bytes(body)
-
-
-def _needs_channel_binding(resolved: Resolved) -> bool:
-    return resolved.realm.document.est.channel_binding == "required"

@@ -17,7 +17,9 @@ from ca_core.csr import ParsedCsr
 from ca_core.errors import InternalError, NotFound, Refusal
 from ca_core.model import Call, Evidence, Issued, Means, Operation, Pending, Refused, Requester, format_serial
 from ca_core.public_key import describe_key
-from ca_core.registration.profile import check_asked, choose_profile
+from ca_core.registration.examination import examine
+from ca_core.registration.examined import Applicant
+from ca_core.registration.profile import choose_profile
 from ca_core.registration.realm import Resolved
 from ca_core.registration.rehearsal import KeyLocked, KnownCertificate, WouldIssue
 from scep_server import operations, published
@@ -351,9 +353,10 @@ def _tell_success(
     elif isinstance(outcome, WouldIssue) and witness.requester is not None and witness.csr is not None:
         requester, plan = witness.requester, outcome.plan
         profile = choose_profile(exchange.resolved, requester.device)
-        dropped = check_asked(profile, requester, witness.csr, witness.operation)
+        applicant = Applicant.of(requester)
+        examined = examine(profile.document, exchange.resolved.realm, applicant, witness.csr, witness.operation)
         names = f", names {', '.join(plan.names)}" if plan.names else ""
-        without = f", without {', '.join(dropped)}" if dropped else ""
+        without = f", without {', '.join(examined.dropped)}" if examined.dropped else ""
         told = f"{text_of(plan.subject)}{names}, by {outcome.issuer}, until {plan.not_after:%Y-%m-%d}{without}"
         story.tell("decision", f"would be issued: {told}")
         story.end("issued", "It would be issued, if nothing changes.", "a CertRep SUCCESS")

@@ -94,7 +94,7 @@ def _plan(
         not_after=not_after,
         ca=True,
         # "the maximum number of non-self-issued intermediate certificates that may follow" -- RFC 5280 4.2.1.9
-        path_length=None if family == ROOT else 0,
+        path_length=None if family == ROOT else 0,  # enforces case 24
     )
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import AuthorityInformationAccessOID
 from sqlalchemy import bindparam, select
 
+from ca_core.authority.extensions import Extension, extensions_of, issuer_extensions
 from ca_core.authority.issuer import Issuer, check_fit
 from ca_core.authority.keys import Signer, SoftwareRaKey, digest_for, software_signer
-from ca_core.authority.plan import CertificatePlan, general_name
+from ca_core.authority.plan import CertificatePlan
 from ca_core.authority.sealing import PrivateKey, UnlockKey
 from ca_core.errors import InternalError, IssuerUnfit, SealingFailed, Unavailable
 from ca_core.meter import NO_METER, Meter
@@ -27,8 +27,6 @@ from ca_core.records.query import Query
 from ca_core.records.schema import issuer as issuer_table
 from ca_core.records.schema import sealed_key
 from ca_core.records.store import Store
-
-_Extension = x509.Extension[x509.ExtensionType]
 
 _SOME_KEYS = Query(select(sealed_key.c.name, sealed_key.c.pkcs8).order_by(sealed_key.c.id).limit(16))
 _PARENT = Query(
@@ -75,7 +73,7 @@ class Issuance:
         self._unlock_key_is_proven = False
         # By certificate, not by name: a name that another node gave to another key never picks the wrong one.
         self._signers: dict[bytes, Signer] = {}
-        self._fixed: dict[tuple[str, str], tuple[_Extension, ...]] = {}
+        self._fixed: dict[tuple[str, str], tuple[Extension, ...]] = {}
 
     @property
     def can_sign(self) -> bool:
@@ -150,10 +148,10 @@ class Issuance:
         """See that the issuer's key opens and belongs to its certificate. Raises `SealingFailed`, `Unavailable`."""
         await self._signer(issuer)
 
-    def _extensions_of(self, issuer: Issuer, public_url: str) -> tuple[_Extension, ...]:
+    def _extensions_of(self, issuer: Issuer, public_url: str) -> tuple[Extension, ...]:
         found = self._fixed.get((issuer.name, public_url))
         if found is None:
-            found = self._fixed[issuer.name, public_url] = _issuer_extensions(issuer, public_url)
+            found = self._fixed[issuer.name, public_url] = issuer_extensions(issuer, public_url)
         return found
 
     async def _signer(self, issuer: Issuer) -> Signer:
@@ -227,10 +225,10 @@ def signature_algorithm_key(issuer: Issuer) -> tuple[str, str]:
 
 
 def check_matches(
-    certificate: x509.Certificate, plan: CertificatePlan, serial: int, issuer: x509.Name, fixed: Sequence[_Extension]
+    certificate: x509.Certificate, plan: CertificatePlan, serial: int, issuer: x509.Name, fixed: Sequence[Extension]
 ) -> None:
     """Raise `InternalError` unless the certificate says what was planned, and `fixed` of its issuer, and no more."""
-    planned = {(extension.oid, extension.critical): extension.value for extension in (*_extensions(plan), *fixed)}
+    planned = {(extension.oid, extension.critical): extension.value for extension in (*extensions_of(plan), *fixed)}
     signed = {(extension.oid, extension.critical): extension.value for extension in certificate.extensions}
     same = (
         certificate.serial_number == serial
@@ -246,7 +244,7 @@ def check_matches(
 
 
 async def _sign(
-    plan: CertificatePlan, issuer: x509.Name, fixed: Sequence[_Extension], signer: Signer, meter: Meter
+    plan: CertificatePlan, issuer: x509.Name, fixed: Sequence[Extension], signer: Signer, meter: Meter
 ) -> SignedCertificate:
     serial = new_serial()
     builder = x509.CertificateBuilder(
@@ -256,61 +254,10 @@ async def _sign(
         serial,
         plan.not_before.replace(tzinfo=None),
         plan.not_after.replace(tzinfo=None),
-        [*_extensions(plan), *fixed],
+        [*extensions_of(plan), *fixed],
     )
     began = time.perf_counter()
     certificate = await signer.sign_certificate(builder)
     meter.signed(signer.backend, time.perf_counter() - began)
     check_matches(certificate, plan, serial, issuer, fixed)
     return SignedCertificate(plan, serial, certificate, certificate.public_bytes(Encoding.DER))
-
-
-def _extensions(plan: CertificatePlan) -> list[_Extension]:
-    key_usage = _KEY_USAGE_CA if plan.ca else _KEY_USAGE[plan.key_encipherment]
-    constraints = x509.BasicConstraints(plan.ca, plan.path_length)
-    # "This method" (1) of RFC 5280 4.2.1.2: SHA-1 of the key's bits.
-    identifier = x509.SubjectKeyIdentifier.from_public_key(plan.public_key)
-    found: list[_Extension] = [
-        x509.Extension(x509.BasicConstraints.oid, True, constraints),
-        x509.Extension(x509.KeyUsage.oid, True, key_usage),
-        x509.Extension(x509.SubjectKeyIdentifier.oid, False, identifier),
-    ]
-    if plan.extended_key_usage:
-        found.append(x509.Extension(x509.ExtendedKeyUsage.oid, False, x509.ExtendedKeyUsage(plan.extended_key_usage)))
-    if plan.names:
-        names = x509.SubjectAlternativeName([general_name(name) for name in plan.names])
-        # "If the subject field contains an empty sequence, then the issuing CA MUST include a subjectAltName
-        # extension that is marked as critical." -- RFC 5280 4.2.1.6
-        found.append(x509.Extension(x509.SubjectAlternativeName.oid, not list(plan.subject), names))
-    return found
-
-
-def _key_usage(*, signature: bool, encipherment: bool, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(signature, False, encipherment, False, False, ca, ca, False, False)
-
-
-_KEY_USAGE_CA = _key_usage(signature=False, encipherment=False, ca=True)
-_KEY_USAGE = {
-    False: _key_usage(signature=True, encipherment=False, ca=False),
-    True: _key_usage(signature=True, encipherment=True, ca=False),
-}
-
-
-def _issuer_extensions(issuer: Issuer, public_url: str) -> tuple[_Extension, ...]:
-    identifier = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    crl = x509.DistributionPoint(
-        [x509.UniformResourceIdentifier(f"{public_url}/pki/{issuer.name}/0.crl")], None, None, None
-    )
-    access = x509.AccessDescription(
-        AuthorityInformationAccessOID.CA_ISSUERS,
-        x509.UniformResourceIdentifier(f"{public_url}/pki/{issuer.name}.cer"),
-    )
-    return (
-        x509.Extension(
-            x509.AuthorityKeyIdentifier.oid,
-            False,
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
-        ),
-        x509.Extension(x509.CRLDistributionPoints.oid, False, x509.CRLDistributionPoints([crl])),
-        x509.Extension(x509.AuthorityInformationAccess.oid, False, x509.AuthorityInformationAccess([access])),
-    )

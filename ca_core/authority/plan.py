@@ -15,11 +15,29 @@ SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """A certificate policy (RFC 5280 4.2.1.4); `cps` is the URI of its practice statement."""
+
+    oid: ObjectIdentifier
+    cps: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnExtension:
+    """An extension of a profile's own making; `der` is its value."""
+
+    oid: ObjectIdentifier
+    critical: bool
+    der: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CertificatePlan:
     """What a certificate will say.
 
-    `names` are SANs in canonical text (`DNS:x`, `IP:x`, `URI:x`); validity is inclusive at both ends, in whole seconds;
-    `path_length` is None for anything but a CA.
+    `names` are SANs in canonical text (`DNS:x`, `IP:x`, `URI:x`, `email:x`); validity is inclusive at both ends, in
+    whole seconds; `path_length` is None for anything but a CA. `key_usage` are bits by their names in RFC 5280 4.2.1.3;
+    None is what the key's kind and `key_encipherment` say.
     """
 
     subject: x509.Name
@@ -31,6 +49,9 @@ class CertificatePlan:
     key_encipherment: bool = False
     ca: bool = False
     path_length: int | None = None
+    key_usage: tuple[str, ...] | None = None
+    policies: tuple[Policy, ...] = ()
+    own: tuple[OwnExtension, ...] = ()
 
 
 def general_name(text: str) -> x509.GeneralName:
@@ -43,6 +64,8 @@ def general_name(text: str) -> x509.GeneralName:
             return x509.IPAddress(ipaddress.ip_address(value))
         case "URI":
             return x509.UniformResourceIdentifier(value)
+        case "email":
+            return x509.RFC822Name(value)
     raise ValueError(f"not a name that certificates carry: {text!r}")
 
 
@@ -56,4 +79,5 @@ def validity(now: dt.datetime, length: dt.timedelta, latest: dt.datetime) -> tup
     not_before = (now - dt.timedelta(minutes=5)).replace(microsecond=0)  # devices boot with slow clocks
     # notAfter itself is still valid (RFC 5280 4.1.2.5): give one second back.
     not_after = (now + length - dt.timedelta(seconds=1)).replace(microsecond=0)
-    return not_before, min(not_after, latest)
+    not_after = min(not_after, latest)  # enforces case 27
+    return not_before, not_after

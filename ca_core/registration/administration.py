@@ -1,8 +1,9 @@
 """What operators do with realms. Every change is a new version of the realm's document."""
 
+import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from sqlalchemy import bindparam, func, select
@@ -27,8 +28,10 @@ from ca_core.registration.document import (
     to_toml,
     validated,
 )
+from ca_core.registration.presets import PRESETS
+from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm, Realms
-from ca_core.rows import RealmRow
+from ca_core.rows import LintFinding, ProfileRow, RealmRow
 
 _r = realm.c
 _others = realm.alias("others").c
@@ -66,12 +69,26 @@ class RealmAdministration(Realms):
         """The realm's document as TOML, for `apply`. Raises `OperatorError`."""
         return to_toml((await self.get(name)).document)
 
-    async def add(self, name: str, *, hosts: Sequence[str] = (), public_url: str | None = None, actor: str) -> RealmRow:
-        """Make a realm with a root and issuing CAs of its own. Raises `OperatorError`, `Unavailable`."""
+    async def add(
+        self,
+        name: str,
+        *,
+        hosts: Sequence[str] = (),
+        public_url: str | None = None,
+        profiles: Mapping[str, ProfileDocument] | None = None,
+        actor: str,
+    ) -> RealmRow:
+        """Make a realm with a root and issuing CAs of its own, and `profiles` beside the two that each begins with.
+
+        Raises `OperatorError`, `Unavailable`.
+        """
         parse_realm_name(name)
         given = tuple(parse_host(host) for host in hosts)
         # The first realm takes whatever a stock client sends; the others begin without old algorithms.
         document = default_document(name, given, public_url, read_des=name == DEFAULT_REALM)
+        if profiles:
+            document = validated(msgspec.structs.replace(document, profiles={**document.profiles, **profiles}))
+            _lint(document, list(profiles), self._clock(), _ignore)
         current = await self.current()
         if name in current:
             raise OperatorError("realm_exists", f"there is a realm '{name}'", "'enrolld realm show' shows it")
@@ -98,15 +115,20 @@ class RealmAdministration(Realms):
             raise _changed() from exc
         return await self.show(name)
 
-    async def apply(self, text: str, *, actor: str) -> RealmRow:
+    async def apply(self, text: str, *, actor: str, tell: Callable[[LintFinding], None] | None = None) -> RealmRow:
         """Put a document (TOML) into force as the realm's next version. Raises `OperatorError` with every fault.
 
-        One without news makes no version: each new one ends the retransmissions of the one before.
+        One without news makes no version: each new one ends the retransmissions of the one before. What pkilint says
+        of profiles that are new or changed is told; its errors refuse the version, where the profile does not allow
+        them.
         """
         document = parse_toml(text)
         found = await self.get(document.name)
         if document == found.document:
             return await self.show(found.name)
+        before = found.document.profiles
+        changed = [name for name, profile in document.profiles.items() if profile != before.get(name)]
+        _lint(document, changed, self._clock(), tell or _ignore)
         return await self.replace(found, document, "realm.applied", {}, actor)
 
     async def challenge(self, name: str, text: str | None, *, actor: str) -> str:
@@ -127,6 +149,19 @@ class RealmAdministration(Realms):
         document = msgspec.structs.replace(found.document, admission=admission)
         await self.replace(found, document, "realm.challenge_set", {}, actor)
         return text
+
+    async def profiles(self, realm: str) -> Sequence[ProfileRow]:
+        """The profiles of a realm. Raises `OperatorError`."""
+        found = await self.get(realm)
+        return [_profile_row(name, profile, realm, None) for name, profile in found.document.profiles.items()]
+
+    async def profile(self, realm: str, name: str) -> ProfileDocument:
+        """A profile of a realm. Raises `OperatorError`."""
+        profiles = (await self.get(realm)).document.profiles
+        if name not in profiles:
+            shown, known = ascii(name[:40])[1:-1], ", ".join(profiles)
+            raise OperatorError("profile_unknown", f"realm {realm} has no profile '{shown}'", f"there are: {known}")
+        return profiles[name]
 
     async def own_names(self) -> set[str]:
         """The names of the shared host, as its certificate has them."""
@@ -156,6 +191,51 @@ class RealmAdministration(Realms):
         except ConditionFailed as exc:
             raise _changed() from exc
         return await self.show(found.name)
+
+
+def preset_rows() -> list[ProfileRow]:
+    """The profiles to begin with."""
+    return [_profile_row(each.name, each.document, None, each.about) for each in PRESETS.values()]
+
+
+def _profile_row(name: str, profile: ProfileDocument, realm: str | None, about: str | None) -> ProfileRow:
+    return ProfileRow(
+        id=name,
+        profile=name,
+        realm=realm,
+        about=about,
+        issuer=profile.issuer,
+        validity=profile.validity,
+        keys=list(profile.keys),
+        subject=[f"{attribute.name}={template.text}" for attribute, template in profile.rules.subject],
+        names=list(profile.names),
+        extended_key_usages=list(profile.extended_key_usages),
+    )
+
+
+def _ignore(finding: LintFinding) -> None:
+    """Nobody wants to know."""
+
+
+def _lint(
+    document: RealmDocument, profiles: Sequence[str], now: dt.datetime, tell: Callable[[LintFinding], None]
+) -> None:
+    if not profiles:
+        return
+    from ca_core.registration.lint import lint  # imported by whoever changes a profile, and nobody else
+
+    refused: list[str] = []
+    for finding in lint(document, list(profiles), now):
+        if finding.severity in ("fatal", "error") and not finding.allowed:
+            refused.append(f"profiles.{finding.profile}: {finding.finding}: {finding.message}".removesuffix(": "))
+        else:
+            tell(finding)
+    if refused:
+        raise OperatorError(
+            "profile_lint",
+            f"pkilint refuses what the realm would issue: {'; '.join(dict.fromkeys(refused))}",
+            "mend the profile, or name a finding that is meant in the profile's 'lint_allow'",
+        )
 
 
 def _check_hosts(document: RealmDocument, added: set[str], current: dict[str, Realm], own: set[str]) -> None:

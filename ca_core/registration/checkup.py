@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ca_core.authority.crl import Crls
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuer, Issuers
+from ca_core.authority.plan import CLIENT_AUTH
 from ca_core.errors import CoreError, IssuerUnfit
 from ca_core.names import DEFAULT_REALM
 from ca_core.records.times import rfc3339
@@ -71,7 +72,7 @@ class Checkup:
             if not any(finding.code == "issuer_key" for finding in findings):
                 findings += await self._check_ra(now)
         findings += await self._check_hosts({f"DNS:{name.lower().removesuffix('.')}" for name in names} | own)
-        findings += await self._check_profiles()
+        findings += await self._check_profiles(now)
         findings += await self._check_admission()
         if demo and not names:
             findings.append(
@@ -132,8 +133,21 @@ class Checkup:
                 findings.append(_finding("error", "ra_expired", text, "run 'enrolld serve', which renews it"))
         return findings
 
-    async def _check_profiles(self) -> list[Finding]:
-        return [
+    async def _check_profiles(self, now: dt.datetime) -> list[Finding]:
+        from ca_core.registration.lint import lint  # heavy, and of no use to the daemon
+
+        linted = [
+            _finding(
+                "error" if each.severity in ("fatal", "error") else "warning",
+                "profile_lint",
+                f"certificates of profile {each.profile} in realm {found.name}: {each.finding} {each.message}".rstrip(),
+                "mend the profile, or name the finding in its 'lint_allow'",
+            )
+            for found in (await self._realms.current()).values()
+            for each in lint(found.document, list(found.document.profiles), now)
+            if not each.allowed
+        ]
+        return linted + [
             _finding(
                 "warning",
                 "profile_cannot_renew",
@@ -142,7 +156,7 @@ class Checkup:
             )
             for found in (await self._realms.current()).values()
             for name, profile in found.document.profiles.items()
-            if found.document.admission.own_certificate and "clientAuth" not in profile.extended_key_usages
+            if found.document.admission.own_certificate and CLIENT_AUTH not in profile.rules.extended_key_usages
         ]
 
     async def _check_admission(self) -> list[Finding]:

@@ -14,48 +14,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca_core.errors import BadKey, OperatorError
 from ca_core.names import parse_duration, parse_host, parse_realm_name
 from ca_core.public_key import check_authority_key
 from ca_core.registration.admission.ways import AdmissionDocument, admission_faults
-
-FAMILIES = ("ec", "rsa")
-KEYS = (
-    *("rsa", "rsa-2048", "rsa-3072", "rsa-4096"),
-    *("p-256", "p-384", "p-521", "ed25519", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87"),
-)
-"""Kinds of keys that a profile may allow; `rsa` is any size from 2048 to 4096 bits."""
-EXTENDED_KEY_USAGES = {
-    "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
-    "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
-    "ipsecIKE": x509.ObjectIdentifier("1.3.6.1.5.5.7.3.17"),
-}
+from ca_core.registration.profile_document import ProfileDocument, profile_faults
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
     pass
-
-
-class ProfileDocument(_Document, frozen=True, kw_only=True):
-    """Rules for one kind of certificate. `issuer` is a key family (ec, rsa); `validity` a duration such as 90d; `keys`
-    are the kinds of keys that devices may have."""
-
-    issuer: str = "ec"
-    validity: str = "90d"
-    extended_key_usages: tuple[str, ...] = ("clientAuth",)
-    keys: tuple[str, ...] = ("rsa", "p-256", "p-384", "p-521")
-    rekey: Literal["optional", "required"] = "optional"
-
-    @property
-    def length(self) -> dt.timedelta:
-        """How long a certificate is valid."""
-        return parse_duration(self.validity)
-
-    def allows_key(self, kind: str) -> bool:
-        """Whether a key of this kind (`key_kind`) may be certified."""
-        return kind in self.keys or (kind.startswith("rsa-") and "rsa" in self.keys)
 
 
 class EstDocument(_Document, frozen=True, kw_only=True):
@@ -147,10 +115,19 @@ def to_toml(document: RealmDocument) -> str:
 
 
 def _without_none(value: Any) -> Any:
-    """TOML has no word for nothing: what is None is left out."""
+    """TOML has no word for nothing."""
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
-    return [_without_none(inner) for inner in value] if isinstance(value, list | tuple) else value
+    return [_without_none(inner) for inner in value] if isinstance(value, list) else value
+
+
+def profile_toml(name: str, profile: ProfileDocument) -> str:
+    """A profile as it stands in a realm's document, without what it leaves at its default."""
+    import tomli_w  # likewise
+
+    default = msgspec.to_builtins(ProfileDocument())
+    built = {key: value for key, value in msgspec.to_builtins(profile).items() if value != default[key]}
+    return tomli_w.dumps({"profiles": {name: _without_none(built)}}, multiline_strings=True)
 
 
 def parse_toml(text: str) -> RealmDocument:
@@ -194,18 +171,7 @@ def validated(document: RealmDocument) -> RealmDocument:
     if not document.profiles:
         faults.append("profiles: a realm needs at least one profile")
     for name, profile in document.profiles.items():
-        path = f"profiles.{name}"
-        check(path, lambda text: parse_realm_name(text, "profile"), name)
-        check(f"{path}.validity", parse_duration, profile.validity)
-        if profile.issuer not in FAMILIES:
-            faults.append(f"{path}.issuer: no issuer family '{profile.issuer}' (use one of: {', '.join(FAMILIES)})")
-        for usage in profile.extended_key_usages:
-            if usage not in EXTENDED_KEY_USAGES:
-                known = ", ".join(EXTENDED_KEY_USAGES)
-                faults.append(f"{path}.extended_key_usages: '{usage}' is not known (use: {known})")
-        faults += _key_faults(path, profile)
-        if not profile.extended_key_usages:
-            faults.append(f"{path}.extended_key_usages: empty would mean any purpose (use clientAuth)")
+        faults += profile_faults(f"profiles.{name}", name, profile)
     if document.profiles and document.est.profile not in document.profiles:
         faults.append(f"est.profile: no profile '{document.est.profile}' (have: {', '.join(document.profiles)})")
     if document.profiles:
@@ -230,17 +196,6 @@ def validated(document: RealmDocument) -> RealmDocument:
     if faults:
         raise _invalid(faults)
     return msgspec.structs.replace(document, hosts=tuple(hosts))
-
-
-def _key_faults(path: str, profile: ProfileDocument) -> list[str]:
-    faults = [
-        f"{path}.keys: no kind of key '{ascii(kind[:80])[1:-1]}' (use: {', '.join(KEYS)})"
-        for kind in profile.keys
-        if kind not in KEYS
-    ]
-    if not profile.keys:
-        faults.append(f"{path}.keys: empty would refuse every key (use p-256)")
-    return faults
 
 
 def _scep_faults(document: RealmDocument) -> list[str]:

@@ -1,26 +1,28 @@
-"""What a requester may have: from the profile, the device's record and the CSR to a plan.
-
-Issued names are proven names: the subject is the device's own, SANs come from its record, and what the CSR asks beyond
-that is refused or dropped, and told to the audit trail.
-"""
+"""What a requester may have: which profile and issuer are its, and from what was examined to a plan."""
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass
+from random import SystemRandom
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 
 from ca_core.authority.issuer import Issuer, newest_active
 from ca_core.authority.plan import CertificatePlan, validity
-from ca_core.csr import ParsedCsr, canonical_san, canonical_subject
-from ca_core.errors import BadKey, InternalError, MalformedRequest, NotAuthorized
-from ca_core.model import DeviceRecord, Means, Operation, Requester
+from ca_core.csr import ParsedCsr
+from ca_core.errors import InternalError, NotAuthorized
+from ca_core.model import DeviceRecord
 from ca_core.public_key import key_kind
-from ca_core.registration.document import EXTENDED_KEY_USAGES, ProfileDocument
+from ca_core.registration.examined import Examined
+from ca_core.registration.profile_document import ProfileDocument, usages_for
 from ca_core.registration.realm import Resolved
 
+__all__ = ["CHANCE", "DEMO_LENGTH", "Chance", "Profile", "choose_issuer", "choose_profile", "make_plan"]
+
 DEMO_LENGTH = dt.timedelta(days=7)
+Chance = Callable[[], float]
+"""A random number from 0 up to, and without, 1."""
+CHANCE: Chance = SystemRandom().random
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,90 +63,32 @@ def choose_issuer(profile: Profile, issuers: tuple[Issuer, ...]) -> Issuer:
     return chosen
 
 
-def check_asked(profile: Profile, requester: Requester, csr: ParsedCsr, operation: Operation) -> tuple[str, ...]:
-    """Judge what the CSR asks for; returns what is dropped, in words.
-
-    Raises `NotAuthorized`, `MalformedRequest`, `BadKey`.
-    """
-    device = requester.device
-    _check_kind(profile, csr)
-    if csr.ca_requested:
-        raise NotAuthorized("ca_requested", "The request asks for a CA certificate.")
-    allowed = {EXTENDED_KEY_USAGES[usage].dotted_string for usage in profile.document.extended_key_usages}
-    foreign = set(csr.extended_key_usages) - allowed
-    if foreign:
-        raise NotAuthorized(
-            "extension_not_allowed",
-            "The request asks for an extended key usage that the profile does not give.",
-            detail=ascii(", ".join(sorted(foreign)))[:300],
-        )
-    if operation is Operation.REENROLL:
-        _check_renewal(requester, csr)
-    if operation is Operation.RENEW and requester.means is Means.SECRET:
-        raise NotAuthorized("renewal_needs_certificate", "A renewal must be signed with a valid certificate.")
-    if csr.common_name is not None and csr.common_name != device.name:  # enforces case 9
-        raise NotAuthorized(
-            "subject_mismatch",
-            "The request's subject is not the name of this device.",
-            detail=f"asked CN {_shown(csr.common_name, requester)[:100]}, device {device.name}",
-        )
-    own = requester.certificate
-    # enforces case 21
-    if own is not None and profile.document.rekey == "required" and own.spki_sha256 == csr.spki_sha256:
-        raise BadKey("rekey_required", "A renewal needs a new key.")
-    others = sorted({a.rfc4514_attribute_name for a in csr.subject if a.oid != NameOID.COMMON_NAME})
-    names = sorted(set(csr.san) - set(device.names))
-    dropped = [f"subject {ascii(name)[1:-1][:40]}" for name in others]
-    return (*dropped, *(f"SAN {_shown(name, requester)[1:-1][:100]}" for name in names))
-
-
-def _check_kind(profile: Profile, csr: ParsedCsr) -> None:
-    kind = key_kind(csr.public_key)
-    if not profile.document.allows_key(kind):
-        detail = f"{kind}; the profile allows {', '.join(profile.document.keys)}"
-        raise BadKey("key_not_allowed", "A key of this kind is not allowed here.", detail=detail)
-
-
-def _shown(asked: str, requester: Requester) -> str:
-    """What was asked for, for the record, unless somebody put the secret there."""
-    secret = requester.evidence.secret
-    return ascii(asked.replace(secret, "(the secret)") if secret else asked)
-
-
-def _check_renewal(requester: Requester, csr: ParsedCsr) -> None:
-    own = requester.certificate
-    if own is None:
-        raise NotAuthorized(
-            "reenroll_needs_own_certificate", "Renewal needs the certificate that is to be renewed as credential."
-        )
-    renewed = x509.load_der_x509_certificate(own.der)
-    # "The request Subject field and SubjectAltName extension MUST be identical to the corresponding fields in the
-    # certificate being renewed/rekeyed." -- RFC 7030 4.2.2
-    if canonical_subject(csr.subject) != canonical_subject(renewed.subject):
-        raise MalformedRequest("renewal_subject_mismatch", "The request's subject is not that of the certificate.")
-    try:
-        names = renewed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        has: tuple[str, ...] = ()
-    else:
-        has = canonical_san(names)
-    # Old clients copy the subject only, so a renewal without any SAN is served; its names come from the record.
-    if csr.san and csr.san != has:
-        raise MalformedRequest("renewal_san_mismatch", "The request's alternative names are not the certificate's.")
-
-
 def make_plan(
-    profile: Profile, device: DeviceRecord, csr: ParsedCsr, issuer: Issuer, now: dt.datetime, *, demo: bool
+    profile: ProfileDocument,
+    examined: Examined,
+    csr: ParsedCsr,
+    latest: dt.datetime,
+    now: dt.datetime,
+    *,
+    demo: bool,
+    chance: Chance,
 ) -> CertificatePlan:
-    """Exactly what the certificate will say."""
-    length = min(profile.document.length, DEMO_LENGTH) if demo else profile.document.length
-    not_before, not_after = validity(now, length, issuer.not_after)
+    """Exactly what the certificate will say. It ends at `latest` at the latest. Raises `Unavailable`."""
+    length = min(profile.length, DEMO_LENGTH) if demo else profile.length
+    not_before, not_after = validity(now, length, latest)
+    rules = profile.rules
+    if rules.jitter:
+        most = min(rules.jitter, (not_after - now) / 2)  # enforces case 27
+        not_after = (not_after - most * chance()).replace(microsecond=0)
     return CertificatePlan(
-        subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device.name)]),
+        subject=examined.subject,
         public_key=csr.public_key,
         not_before=not_before,
         not_after=not_after,
-        names=device.names,  # enforces case 10
-        extended_key_usage=tuple(EXTENDED_KEY_USAGES[usage] for usage in profile.document.extended_key_usages),
+        names=examined.names,  # enforces case 10
+        extended_key_usage=rules.extended_key_usages,
         key_encipherment=isinstance(csr.public_key, rsa.RSAPublicKey),
+        key_usage=None if profile.key_usage is None else usages_for(profile.key_usage, key_kind(csr.public_key)),
+        policies=rules.policies,
+        own=rules.own,
     )

@@ -18,7 +18,6 @@ from ca_core.authority.issuer import Issuers
 from ca_core.authority.plan import CertificatePlan
 from ca_core.csr import ParsedCsr
 from ca_core.errors import (
-    BadKey,
     ConditionFailed,
     ConstraintFailed,
     InternalError,
@@ -29,7 +28,18 @@ from ca_core.errors import (
 )
 from ca_core.limits import Rates
 from ca_core.meter import NO_METER, Meter
-from ca_core.model import Call, Clock, Evidence, Issued, Means, Operation, Pending, Refused, Requester, format_serial
+from ca_core.model import (
+    Call,
+    Clock,
+    Evidence,
+    Issued,
+    Means,
+    Operation,
+    Pending,
+    Refused,
+    Requester,
+    format_serial,
+)
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query
 from ca_core.records.schema import certificate
@@ -38,16 +48,19 @@ from ca_core.records.times import to_ms
 from ca_core.registration.admission.webhook import Webhook
 from ca_core.registration.attempts import Attempts, attempt_row, transaction_details
 from ca_core.registration.ceiling import check_ceiling
+from ca_core.registration.examination import examine
+from ca_core.registration.examined import Applicant
+from ca_core.registration.facts import check_facts, check_name
 from ca_core.registration.issued import Decision, issued_unit
-from ca_core.registration.moment import NEWEST_EVENT, Watch, is_behind
+from ca_core.registration.moment import Watch
 from ca_core.registration.narrowing import Narrowing
 from ca_core.registration.newcomer import register
 from ca_core.registration.pause import Pauses
 from ca_core.registration.pending import PendingRequest, Pendings, rejected
 from ca_core.registration.poll import poll_transaction
-from ca_core.registration.profile import check_asked, choose_issuer, choose_profile, make_plan
+from ca_core.registration.profile import CHANCE, Chance, choose_issuer, choose_profile, make_plan
 from ca_core.registration.realm import Realm, Realms, Resolved
-from ca_core.registration.requester import BLOCKED_KEY, authenticate
+from ca_core.registration.requester import authenticate
 from ca_core.registration.retransmission import asked_before, request_key, served_by, transacted_before
 
 _LOG = logging.getLogger(__name__)
@@ -58,15 +71,6 @@ _NO_JUNK = frozenset({"credentials_missing"})
 """How honest clients begin: they are asked for a credential, and send it then."""
 
 _c = certificate.c
-_OTHERS_KEY = (
-    select(_c.id)
-    .where(
-        _c.realm_id == bindparam("realm_id"),
-        _c.spki_sha256 == bindparam("spki_sha256"),
-        (_c.device_id != bindparam("device_id")) | _c.device_id.is_(None),
-    )
-    .limit(1)
-)
 _TRANSACTED = Query(
     select(_c.id)
     .where(
@@ -81,8 +85,6 @@ _TRANSACTED = Query(
 _ENROLLED = Query(
     select(_c.id).where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("device_id")).limit(1)
 )
-# In one statement, because taking SQLite's read lock costs more than looking up a row.
-_FACTS = Query(select(NEWEST_EVENT.scalar_subquery(), BLOCKED_KEY.scalar_subquery(), _OTHERS_KEY.scalar_subquery()))
 
 
 class Registration:
@@ -102,7 +104,9 @@ class Registration:
         meter: Meter = NO_METER,
         rates: Rates | None = None,
         webhook: Webhook | None = None,
+        chance: Chance = CHANCE,
     ) -> None:
+        self._chance = chance
         self._rates = rates or Rates(None)
         self._store = store
         self._meter = meter
@@ -287,7 +291,9 @@ class Registration:
         realm, document = resolved.realm, resolved.realm.document
         # (1) What may it have? Refusals leave here.
         profile = choose_profile(resolved, requester.device)
-        dropped = check_asked(profile, requester, csr, operation)
+        examined = examine(profile.document, realm, Applicant.of(requester), csr, operation)
+        examined.require()
+        await check_name(self._store, examined, requester.device)
         await self._check_facts(now, requester, csr, call, document.retry)
         # (2) Was it asked before?
         key = request_key(resolved, profile.name, operation, requester, csr, call.transaction_id)
@@ -318,7 +324,7 @@ class Registration:
             pending_id = waiting.id
         # (4) Sign in memory; nobody has it yet.
         issuer = choose_issuer(profile, await self._issuers.of_realm(realm.id, realm.edition))
-        plan = make_plan(profile, requester.device, csr, issuer, now, demo=self._demo)
+        plan = make_plan(profile.document, examined, csr, issuer.not_after, now, demo=self._demo, chance=self._chance)
         if requester.asks_webhook:
             plan = await self._narrowed(narrowing, plan, realm, profile.name, requester, csr, operation, call, now)
         if requester.device.is_new:
@@ -330,7 +336,18 @@ class Registration:
             signed = await self._issuance.issue(plan, issuer, document.public_url or self._public_url)
             # (5) Commit, on the condition that all of it still holds.
             decision = Decision(
-                realm, requester, csr, call, profile.name, issuer, signed, key, retry_since, dropped, now, pending_id
+                realm,
+                requester,
+                csr,
+                call,
+                profile.name,
+                issuer,
+                signed,
+                key,
+                retry_since,
+                examined.dropped,
+                now,
+                pending_id,
             )
             await self._store.commit(issued_unit(decision))  # enforces case 56
         except BaseException:
@@ -409,16 +426,7 @@ class Registration:
     ) -> None:
         if (shortage := self._store.shortage()) is not None:  # enforces case 58
             raise Unavailable(shortage)
-        row = await self._store.first(
-            _FACTS, spki_sha256=csr.spki_sha256, realm_id=requester.realm_id, device_id=requester.device.id
-        )
-        newest_event, blocked, others_certificate = row or (None, None, None)
-        if is_behind(now, newest_event):  # enforces case 61
-            raise Unavailable("this machine's clock stands before the store's newest event: set the clock")
-        if blocked is not None:  # enforces case 20
-            raise BadKey("key_blocked", "The key is blocked.")
-        if others_certificate is not None:  # enforces case 20
-            raise BadKey("key_of_other_device", "The key belongs to another device.")
+        await check_facts(self._store, csr, requester.realm_id, requester.device.id, now)
         # A spent secret asks for what it was spent for, in whichever transaction.
         again = requester.secret is not None and requester.secret.spent_at is not None
         if (

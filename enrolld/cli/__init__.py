@@ -26,7 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("node", "Show whether the daemon runs, and what it holds."),
     "upgrade": ("node", "Bring the store to this version of enrolld."),
     "store": ("store", "Move the records from SQLite to PostgreSQL: copy."),
-    "realm": ("realm", "Device lines: add, list, show, export, apply, challenge."),
+    "realm": ("realm", "Device lines: add, list, show, export, apply, edit, challenge."),
+    "profile": ("profile", "Rules for kinds of certificates: list, show, presets."),
     "trust": ("trust", "Manufacturers whose devices a realm admits: add, list, remove."),
     "device": ("device", "Devices and their secrets: add, list, show, secret, why, suspend, resume."),
     "request": ("request", "Requests that wait for you: list, show, approve, reject."),
@@ -34,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ca": ("ca", "CA certificates: list, export."),
     "crl": ("crl", "Revocation lists: list, publish."),
     "audit": ("audit", "The audit trail: list, verify, export."),
-    "explain": ("explain", "Say why a request was answered as it was, or what a captured SCEP request would get."),
+    "explain": ("explain", "Say why a request was answered as it was, or what a captured request or CSR would get."),
 }
 """Each command's module under `enrolld.cli`, and its line of help."""
 

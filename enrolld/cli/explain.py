@@ -1,4 +1,4 @@
-"""`enrolld explain`: from a request id to what happened, or from a captured SCEP request to what would happen now."""
+"""`enrolld explain`: from a request id to what happened, from a captured SCEP request or a CSR to what would happen."""
 
 import base64
 import contextlib
@@ -12,6 +12,7 @@ import click
 
 from ca_core.errors import MalformedRequest, NotFound, OperatorError, Refusal, UnsupportedMedia
 from enrolld.cli import output
+from enrolld.cli.explain_csr import explain_csr
 from enrolld.cli.frame import CommandWithGlobals, Session, pass_session
 
 if TYPE_CHECKING:
@@ -26,19 +27,28 @@ MAX_INPUT = 512 * 1024  # a message of the 128 KiB that are read, in base64 and 
 @click.command(cls=CommandWithGlobals)
 @click.argument("what", metavar="REQUEST-ID|FILE")
 @click.option("--realm", metavar="R", help="Whose request FILE holds, where no path in it says so [default].")
+@click.option("--profile", metavar="P", help="For a CSR: the profile [the device's own, else the realm's for EST].")
+@click.option("--device", metavar="NAME", help="For a CSR: the device that asks [the one in its CN].")
 @pass_session
-def explain(session: Session, what: str, realm: str | None) -> None:
-    """Say why a request was answered as it was, or what would be answered now to the SCEP request in FILE.
+def explain(session: Session, what: str, realm: str | None, profile: str | None, device: str | None) -> None:
+    """Say why a request was answered as it was, or what would be made now of the SCEP request or CSR in FILE.
 
     REQUEST-ID stands in the log and in the answer. FILE ('-' is standard input) holds a pkiMessage (DER, BER, base64 or
     PEM), the URL or request line of a GET, or a whole HTTP request. It is decoded step by step; nothing is issued,
-    spent or recorded, and the challengePassword is told as matched or not, never shown.
+    spent or recorded, and the challengePassword is told as matched or not, never shown. Of a PKCS#10 request (CSR; PEM,
+    DER or base64) it is told field by field what a certificate would say and from where, and what would be refused.
     """
     if what == "-" or os.path.exists(what):
-        _explain_capture(session, what, realm)
+        captured = read_capture(_read(what))
+        if captured.target is None and is_csr(captured.body):
+            explain_csr(session, what, captured.body, realm=realm, profile=profile, device=device)
+            return
+        if profile is not None or device is not None:
+            raise click.UsageError("--profile and --device go with a CSR, and the file holds a SCEP request.")
+        _explain_capture(session, what, captured, realm)
         return
-    if realm is not None:
-        raise click.UsageError("--realm goes with a captured request, and there is no file of this name.")
+    if (realm, profile, device) != (None, None, None):
+        raise click.UsageError("--realm, --profile and --device go with a file, and there is none of this name.")
     try:
         values = output.plain(session.run(lambda core: core.attempts.explain(what)))
     except OperatorError as exc:
@@ -54,9 +64,15 @@ def explain(session: Session, what: str, realm: str | None) -> None:
         output.words(output.printable(values["remedy"]))
 
 
-def _explain_capture(session: Session, path: str, realm: str | None) -> None:
-    captured = read_capture(_read(path))
+def is_csr(data: bytes) -> bool:
+    """Whether it begins as a PKCS#10 request does: where CMS has its content type, that has the request itself."""
+    if data[:1] != bytes([_SEQUENCE]) or len(data) < 6:
+        return False
+    start = 2 + (data[1] & 0x7F if data[1] > 0x80 else 0)
+    return data[start : start + 1] == bytes([_SEQUENCE])
 
+
+def _explain_capture(session: Session, path: str, captured: "Captured", realm: str | None) -> None:
     async def body(core: "Core") -> "Explanation":
         from ca_core.registration.rehearsal import Rehearsal
         from scep_server.explain import explain
@@ -168,7 +184,7 @@ def read_capture(data: bytes) -> "Captured":
         raise OperatorError(
             "input_unknown",
             "The input is none of what can be explained." if data.strip() else "The input is empty.",
-            "Give a pkiMessage (DER, BER, base64 or PEM), the URL or request line of a GET, or a whole HTTP request.",
+            "Give a CSR or pkiMessage (DER, BER, base64 or PEM), the URL or line of a GET, or a whole HTTP request.",
         )
     return Captured(form, len(data), message)
 

@@ -12,6 +12,7 @@ from enrolld.cli.frame import GroupWithGlobals, Session, listing, page, pass_ses
 
 if TYPE_CHECKING:
     from ca_core.core import Core
+    from ca_core.rows import LintFinding, RealmRow
 
 COLUMNS: list[output.Column] = [
     ("realm", "realm"),
@@ -36,12 +37,19 @@ def realm() -> None:
 @click.argument("name")
 @click.option("--host", "hosts", multiple=True, metavar="HOST", help="A host name that serves this realm alone.")
 @click.option("--public-url", metavar="URL", help="The base of the URLs in its certificates.")
+@click.option(
+    "--profile", "profiles", multiple=True, metavar="NAME=PRESET", help="A profile more, from a preset; repeatable."
+)
 @pass_session
-def add(session: Session, name: str, hosts: tuple[str, ...], public_url: str | None) -> None:
-    """Make a realm with its own root, issuing CAs and profiles."""
+def add(session: Session, name: str, hosts: tuple[str, ...], public_url: str | None, profiles: tuple[str, ...]) -> None:
+    """Make a realm with its own root, issuing CAs and profiles; 'profile presets' lists the presets."""
+    from ca_core.registration.presets import preset
+    from enrolld.cli.profile import parse_presets
+
+    more = {profile: preset(chosen).document for profile, chosen in parse_presets(profiles).items()}
 
     async def body(core: "Core") -> object:
-        row = await core.realms.add(name, hosts=hosts, public_url=public_url, actor=session.actor)
+        row = await core.realms.add(name, hosts=hosts, public_url=public_url, profiles=more, actor=session.actor)
         await core.ra_certificates.ensure()
         await _until_served(session, core, row.hosts)
         return row
@@ -92,8 +100,43 @@ def apply(session: Session, file: BinaryIO) -> None:
     except UnicodeDecodeError as exc:
         raise OperatorError("document_invalid", "The document is not UTF-8.", "Write it as TOML in UTF-8.") from exc
 
-    async def body(core: "Core") -> object:
-        row = await core.realms.apply(text, actor=session.actor)
+    _apply(session, text)
+
+
+@realm.command()
+@click.argument("name")
+@pass_session
+def edit(session: Session, name: str) -> None:
+    """Change a realm's document in your editor ($VISUAL, $EDITOR); the new version is applied when you leave it.
+
+    A document that is refused is kept in a file, and nothing changes.
+    """
+    text = session.run(lambda core: core.realms.export(name))
+    edited = click.edit(text, extension=".toml")
+    if edited is None or edited == text:
+        output.words("Nothing was changed.")
+        return
+    try:
+        _apply(session, edited)
+    except OperatorError as exc:
+        kept = _keep(edited)
+        raise OperatorError(
+            exc.code, exc.message, f"{exc.remedy}\nYour text is kept: {session.command(f'realm apply {kept}')}"
+        ) from exc
+
+
+def _apply(session: Session, text: str) -> None:
+    from ca_core.registration.lint import can_lint
+
+    def tell(finding: "LintFinding") -> None:
+        allowed = ", allowed" if finding.allowed else ""
+        told = f"{finding.finding} ({finding.severity}{allowed}) {finding.message}"
+        output.words(f"pkilint on profile {finding.profile}: {output.printable(told)}")
+
+    async def body(core: "Core") -> "RealmRow":
+        row = await core.realms.apply(text, actor=session.actor, tell=tell)
+        if not can_lint():
+            output.words("Not linted, because pkilint is not installed: pip install 'enrolld[lint]'")
         await _until_served(session, core, row.hosts)
         return row
 
@@ -124,6 +167,15 @@ def challenge(session: Session, name: str, file: BinaryIO | None) -> None:
         return
     output.details([("realm", name), ("challenge", text)])
     output.words("It is shown once. All devices of the realm share it: whoever learns it can ask in any name.")
+
+
+def _keep(text: str) -> str:
+    """A file of the user's own that holds what was edited."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", prefix="realm-", delete=False, encoding="utf-8") as file:
+        file.write(text)
+    return file.name
 
 
 async def _until_served(session: Session, core: "Core", hosts: Sequence[str]) -> None:

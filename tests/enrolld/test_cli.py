@@ -37,8 +37,9 @@ LEAVES = dict(leaves())
 def test_every_command_of_the_first_release_is_there() -> None:
     assert {" ".join(path) for path in LEAVES} == {
         "serve", "init", "check", "status", "upgrade", "explain",
-        "realm add", "realm list", "realm show", "realm export", "realm apply", "realm challenge",
+        "realm add", "realm list", "realm show", "realm export", "realm apply", "realm edit", "realm challenge",
         "request list", "request show", "request approve", "request reject",
+        "profile list", "profile show", "profile presets",
         "trust add", "trust list", "trust remove",
         "device add", "device list", "device show", "device secret", "device why", "device suspend", "device resume",
         "cert list", "cert show", "cert revoke",

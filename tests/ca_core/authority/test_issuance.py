@@ -13,10 +13,18 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
-from ca_core.authority import issuance
+from ca_core.authority.extensions import extensions_of
 from ca_core.authority.issuance import SignedCertificate, check_matches, new_serial
 from ca_core.authority.issuer import Issuer, Issuers
-from ca_core.authority.plan import CLIENT_AUTH, SERVER_AUTH, CertificatePlan, general_name, validity
+from ca_core.authority.plan import (
+    CLIENT_AUTH,
+    SERVER_AUTH,
+    CertificatePlan,
+    OwnExtension,
+    Policy,
+    general_name,
+    validity,
+)
 from ca_core.core import Core
 from ca_core.errors import InternalError, Unavailable
 from ca_core.model import Evidence, Operation
@@ -129,6 +137,14 @@ FIELDS: dict[str, dict[str, object]] = {
     "one-usage-more": {"extended_key_usage": (CLIENT_AUTH, SERVER_AUTH)},
     "no-encipherment": {"key_encipherment": False},
     "a-ca": {"ca": True, "path_length": 0},
+    "another-key-usage": {"key_usage": ("digitalSignature", "dataEncipherment")},
+    "a-policy": {"policies": (Policy(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1")),)},
+    "a-policy-with-cps": {"policies": (Policy(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), "https://x.example"),)},
+    "an-own-extension": {"own": (OwnExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.2"), False, b"\x05\x00"),)},
+    "a-critical-own-extension": {
+        "own": (OwnExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.2"), True, b"\x05\x00"),)
+    },
+    "a-mailbox": {"names": (*PLAN.names, "email:x@example.com")},
 }
 EXTENSIONS = {
     "without-basic-constraints": _without(x509.BasicConstraints.oid),
@@ -172,14 +188,14 @@ async def test_a_certificate_that_differs_from_its_plan_in_one_field_is_not_let_
     def check(plan: CertificatePlan, certificate: x509.Certificate) -> None:
         check_matches(certificate, plan, 77, name, fixed)
 
-    planned = [*issuance._extensions(PLAN), *fixed]
+    planned = [*extensions_of(PLAN), *fixed]
     check(PLAN, _build(PLAN, 77, name, planned))
     for case, fields in FIELDS.items():
         with subtests.test(case):
             other = dataclasses.replace(PLAN, **fields)  # type: ignore[arg-type]  # a table of any field
-            check(other, _build(other, 77, name, [*issuance._extensions(other), *fixed]))
+            check(other, _build(other, 77, name, [*extensions_of(other), *fixed]))
             with pytest.raises(InternalError, match="not the planned one"):
-                check(PLAN, _build(other, 77, name, [*issuance._extensions(other), *fixed]))
+                check(PLAN, _build(other, 77, name, [*extensions_of(other), *fixed]))
             with pytest.raises(InternalError, match="not the planned one"):
                 check(other, _build(PLAN, 77, name, planned))
     for case, change in EXTENSIONS.items():

@@ -482,12 +482,8 @@ async def test_case_19_certificate_whose_key_is_found_to_be_weak_later_renews_no
 
 
 async def test_a_profile_that_wants_rekey_refuses_the_same_key(core: Core) -> None:
-    await edit_realm(
-        core,
-        "default",
-        'rekey = "optional"\n\n[profiles.scep]',
-        'rekey = "required"\n\n[profiles.scep]',
-    )
+    text = await core.realms.export("default")
+    await core.realms.apply(text.replace('rekey = "optional"', 'rekey = "required"'), actor=ME)
     device = await enrolled(core)
     same = csr_of(device.key)
     assert await code_of(core, device.evidence, same, operation=Operation.REENROLL) == "rekey_required"

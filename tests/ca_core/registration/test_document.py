@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import tomllib
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,9 +12,7 @@ from cryptography import x509
 from ca_core.core import Core
 from ca_core.errors import NotFound, OperatorError
 from ca_core.registration.document import (
-    EXTENDED_KEY_USAGES,
     EstDocument,
-    ProfileDocument,
     RealmDocument,
     ScepDocument,
     TrustDocument,
@@ -23,7 +22,9 @@ from ca_core.registration.document import (
     to_json,
     to_toml,
 )
+from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
+from ca_core.registration.values import EXTENDED_KEY_USAGES, parse_extended_key_usage
 from tests.helpers import factory
 from tests.helpers.bad_csr import rsa_key
 from tests.helpers.core import ME, OTHER_HOST, Installation, edit_realm
@@ -152,7 +153,7 @@ FAULTS = {
     "validity-beyond-all-time": ('"1d"', '"999999999d"', "profiles.gold.validity: "),
     "issuer": ('"rsa"', '"dsa"', "profiles.gold.issuer: no issuer family 'dsa' (use one of: ec, rsa)"),
     "usage": ('"ipsecIKE"', '"anyExtendedKeyUsage"', "profiles.gold.extended_key_usages: 'anyExtendedKeyUsage'"),
-    "ocsp-signing": ('"ipsecIKE"', '"OCSPSigning"', "'OCSPSigning' is not known"),
+    "ocsp-signing": ('"ipsecIKE"', '"OCSPSigning"', "'OCSPSigning' is given to no device"),
     "profile-name": ("[profiles.iron]", "[profiles.Iron]", "profiles.Iron: 'Iron' can't be the name of a profile"),
     "reserved-profile": ("[profiles.iron]", "[profiles.simpleenroll]", "profiles.simpleenroll: "),
     "scep-profile": (
@@ -230,8 +231,13 @@ def test_hosts_become_lower_case() -> None:
 
 def test_no_profile_can_give_a_purpose_that_endangers_the_ca() -> None:
     given = {oid.dotted_string for oid in EXTENDED_KEY_USAGES.values()}
-    dangerous = {"2.5.29.37.0", "1.3.6.1.5.5.7.3.9", "1.3.6.1.5.5.7.3.8", "1.3.6.1.5.5.7.3.3"}
-    assert not given & dangerous  # anyExtendedKeyUsage, OCSPSigning, timeStamping, codeSigning
+    # anyExtendedKeyUsage, OCSPSigning, timeStamping, codeSigning, cmcRA
+    dangerous = {"2.5.29.37.0", "1.3.6.1.5.5.7.3.9", "1.3.6.1.5.5.7.3.8", "1.3.6.1.5.5.7.3.3", "1.3.6.1.5.5.7.3.28"}
+    assert not given & dangerous
+    for dotted in dangerous:
+        with pytest.raises(OperatorError) as caught:
+            parse_extended_key_usage(dotted)
+        assert caught.value.code == "usage_refused"
 
 
 # --- anchors ---------------------------------------------------------------------------------------------------------
@@ -431,7 +437,7 @@ async def test_two_realms_that_take_one_host_at_once_do_not_both_get_it(core: Co
     ],
 )
 async def test_a_realm_that_can_not_be_is_not_added(
-    core: Core, installation: Installation, name: str, options: dict[str, str], code: str
+    core: Core, installation: Installation, name: str, options: dict[str, Any], code: str
 ) -> None:
     with pytest.raises(OperatorError) as caught:
         await core.realms.add(name, actor=ME, **options)

@@ -18,7 +18,8 @@ from ca_core.errors import NotAuthenticated, Refusal
 from ca_core.model import Evidence, Means, Operation
 from ca_core.registration.admission.idevid import Identity, verify_idevid
 from ca_core.registration.admission.ways import AdmissionDocument
-from ca_core.registration.document import ProfileDocument, RealmDocument, TrustDocument
+from ca_core.registration.document import RealmDocument, TrustDocument
+from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
 from certs.demo_pki import IDevId, make_demo_pki
 from tests.helpers.bad_csr import integer, octets, oid, rsa_key, sequence

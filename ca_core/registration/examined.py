@@ -1,0 +1,76 @@
+"""Who is examined, and what an examination finds."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+from cryptography import x509
+
+from ca_core.errors import Refusal
+from ca_core.model import DeviceRecord, Means, OwnCertificate, Requester
+
+__all__ = ["Applicant", "Examined", "Field"]
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """A device as far as its profile asks: its record, how it proved who it is, and what it renews.
+
+    `secret` is the one that was sent, so that it is never told.
+    """
+
+    device: DeviceRecord
+    means: Means
+    certificate: OwnCertificate | None = None
+    secret: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, requester: Requester) -> Self:
+        """The device behind a request."""
+        return cls(requester.device, requester.means, requester.certificate, requester.evidence.secret)
+
+    def shown(self, asked: str) -> str:
+        """What was asked for, for the record, unless somebody put the secret there."""
+        return ascii(asked.replace(self.secret, "(the secret)") if self.secret else asked)[1:-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One value and what becomes of it. `source` says where it is from: `fixed`, `csr`, or facts by their names."""
+
+    field: str
+    value: str
+    source: str
+    outcome: Literal["given", "left_out", "dropped", "refused"]
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a certificate would be made out to, and everything that speaks against it, in the order of importance."""
+
+    subject: x509.Name
+    names: tuple[str, ...]
+    fields: tuple[Field, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """What was asked for and is not given, in words."""
+        return tuple(
+            dict.fromkeys(
+                f"SAN {each.value}" if each.field == "SAN" else each.field
+                for each in self.fields
+                if each.outcome == "dropped"
+            )
+        )
+
+    @property
+    def asked_name(self) -> str | None:
+        """The common name, where the profile takes it from the request."""
+        given = (each for each in self.fields if each.outcome == "given" and each.source == "csr")
+        return next((each.value for each in given if each.field == "subject CN"), None)
+
+    def require(self) -> None:
+        """Raise the first refusal."""
+        for refusal in self.refusals:
+            raise refusal

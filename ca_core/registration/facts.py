@@ -1,0 +1,52 @@
+"""What the store says against a certificate: of its key, of the name that it asks for, and of the time."""
+
+import datetime as dt
+
+from sqlalchemy import bindparam, select
+
+from ca_core.csr import ParsedCsr
+from ca_core.errors import BadKey, NotAuthorized, Unavailable
+from ca_core.model import DeviceRecord
+from ca_core.records.query import Query
+from ca_core.records.schema import certificate, device
+from ca_core.records.store import Store
+from ca_core.registration.examined import Examined
+from ca_core.registration.moment import NEWEST_EVENT, is_behind
+from ca_core.registration.requester import BLOCKED_KEY
+
+__all__ = ["check_facts", "check_name"]
+
+_c, _d = certificate.c, device.c
+_OTHERS_KEY = (
+    select(_c.id)
+    .where(
+        _c.realm_id == bindparam("realm_id"),
+        _c.spki_sha256 == bindparam("spki_sha256"),
+        (_c.device_id != bindparam("device_id")) | _c.device_id.is_(None),
+    )
+    .limit(1)
+)
+_NAMED = Query(select(_d.id).where(_d.realm_id == bindparam("realm_id"), _d.name == bindparam("name")))
+# In one statement, because taking SQLite's read lock costs more than looking up a row.
+_FACTS = Query(select(NEWEST_EVENT.scalar_subquery(), BLOCKED_KEY.scalar_subquery(), _OTHERS_KEY.scalar_subquery()))
+
+
+async def check_name(store: Store, examined: Examined, asking: DeviceRecord) -> None:
+    """A name that the request chose must not be another device's. Raises `NotAuthorized`."""
+    name = examined.asked_name
+    if name is None or name == asking.name:
+        return
+    if await store.first(_NAMED, realm_id=asking.realm_id, name=name) is not None:  # enforces case 29
+        raise NotAuthorized("name_of_other_device", "The request asks for the name of another device.", detail=name)
+
+
+async def check_facts(store: Store, csr: ParsedCsr, realm_id: int, device_id: int, now: dt.datetime) -> None:
+    """What the store says against a certificate for this key and device. Raises `BadKey`, `Unavailable`."""
+    row = await store.first(_FACTS, spki_sha256=csr.spki_sha256, realm_id=realm_id, device_id=device_id)
+    newest_event, blocked, others_certificate = row or (None, None, None)
+    if is_behind(now, newest_event):  # enforces case 61
+        raise Unavailable("this machine's clock stands before the store's newest event: set the clock")
+    if blocked is not None:  # enforces case 20
+        raise BadKey("key_blocked", "The key is blocked.")
+    if others_certificate is not None:  # enforces case 20
+        raise BadKey("key_of_other_device", "The key belongs to another device.")
