@@ -126,7 +126,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """A registered device, as read. `names` are SANs as `DNS:x`, `IP:x`, `URI:x`."""
+    """A registered device, as read.
+
+    `names` are SANs as `DNS:x`, `IP:x`, `URI:x`; `renewal_shares` when in its certificates' lives it renewed, in
+    thousandths.
+    """
 
     id: int
     realm_id: int
@@ -138,6 +142,7 @@ class DeviceRecord:
     manufacturer: str | None
     names: tuple[str, ...]
     owner: str | None
+    renewal_shares: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,8 @@ class SecretRecord:
 class OwnCertificate:
     """A certificate that this realm issued to a device, as read.
 
-    `newer_is_revoked`: the device had a later one, and that was revoked.
+    `newer_is_revoked`: the device had a later one, and that was revoked. `is_superseded`: another board or device has
+    taken its place. `is_renewed`: it was renewed before.
     """
 
     id: int
@@ -171,6 +177,8 @@ class OwnCertificate:
     status: Literal["valid", "revoked", "hold"]
     profile: str
     newer_is_revoked: bool
+    is_superseded: bool = False
+    is_renewed: bool = False
 
 
 AUTHENTICATED = object()

@@ -76,6 +76,7 @@ _OWN: dict[str, ColumnElement[bool]] = {
         _own.realm_id == bindparam("realm_id"),
         _own.id == bindparam("renews_id"),
         _own.status == "valid",
+        _own.superseded_at.is_(None),
     ),
     # A transaction renews a certificate once, whatever else the requests in it may ask.
     "transaction_not_served": not_(

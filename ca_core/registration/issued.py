@@ -24,6 +24,7 @@ from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row, touched_dev
 from ca_core.registration.conditions import GUARDS
 from ca_core.registration.device import MAY_ENROLL
 from ca_core.registration.realm import Realm
+from ca_core.registration.renewal import expected, learned
 from ca_core.registration.tolerances import tolerance_steps, tolerance_touches
 
 _SPEND = Query(
@@ -43,7 +44,14 @@ _SPEND = Query(
 _SEEN = Query(
     device.update()
     .where(device.c.realm_id == bindparam("of_realm"), device.c.id == bindparam("of_device"), MAY_ENROLL)
-    .values(state="active", last_seen_at=bindparam("seen_at"))
+    .values(
+        state="active",
+        last_seen_at=bindparam("seen_at"),
+        not_after=bindparam("not_after"),
+        expected_renewal_at=bindparam("expected_renewal_at"),
+        overdue_at=bindparam("overdue_at"),
+        renewal_shares=bindparam("renewal_shares"),
+    )
 )
 _REPLACE = Query(
     certificate.update()
@@ -103,7 +111,10 @@ def issued_unit(decision: Decision) -> Unit:
         "retry_since": decision.retry_since,
         "transaction_since": to_ms(decision.now - realm.document.retry),
     }
-    steps = [Step(_SEEN, {"of_realm": realm.id, "of_device": device_id, "seen_at": at})]
+    plan = decision.signed.plan
+    shares = learned(requester.device.renewal_shares, own, decision.now)
+    seen: Values = {"of_realm": realm.id, "of_device": device_id, "seen_at": at}
+    steps = [Step(_SEEN, seen | expected(shares, plan.not_before, plan.not_after))]
     if secret is not None:
         spent: Values = {"spent_at": at, "spent_key": csr.spki_sha256, "spent_names": csr.names_hash}
         steps.append(Step(_SPEND, {"of_realm": realm.id, "of_secret": secret.id} | spent))

@@ -29,7 +29,7 @@ from ca_core.registration.moment import NEWEST_EVENT, Watch, is_behind
 from ca_core.registration.poll import poll_transaction
 from ca_core.registration.profile import check_asked, choose_issuer, choose_profile, make_plan
 from ca_core.registration.realm import Realms, Resolved
-from ca_core.registration.requester import BLOCKED_KEY, authenticate
+from ca_core.registration.requester import BLOCKED_KEY, authenticate, claim_of
 from ca_core.registration.retransmission import asked_before, request_key, served_by, transacted_before
 
 _LOG = logging.getLogger(__name__)
@@ -99,7 +99,8 @@ class Registration:
         moment = self._watch.look()
         try:
             return await authenticate(self._store, resolved.realm, evidence, csr, moment.at)
-        except Refusal:
+        except Refusal as refusal:
+            refusal.claim = claim_of(evidence, csr)
             await self._watch.doubt(moment)
             raise
 

@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "store": ("store", "Move the records from SQLite to PostgreSQL: copy."),
     "realm": ("realm", "Device lines: add, list, show, export, apply."),
     "trust": ("trust", "Manufacturers whose devices a realm admits: add, list, remove."),
-    "device": ("device", "Devices and their secrets: add, list, show, secret, why, suspend, resume."),
+    "device": ("device", "Devices: add, import, list, show, secret, why, suspend, resume, replace, retire."),
     "cert": ("cert", "Issued certificates: list, show, revoke."),
     "ca": ("ca", "CA certificates: list, export."),
     "crl": ("crl", "Revocation lists: list, publish."),
