@@ -26,7 +26,7 @@ from ca_core.registration.realm import Realm
 ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # of [a-z2-9], without l and o: 5 bits a character
 _SELECTOR = 8
 _SECRET = 26  # 130 bits; router command lines choke on more
-_FORM = re.compile(rf"[{ALPHABET}]{{{_SECRET}}}")
+_FORM = re.compile(rf"[{ALPHABET}]{{{_SELECTOR}}}\.[{ALPHABET}]{{{_SECRET}}}")
 _NOTHING = hashlib.sha256(b"no such secret").digest()
 _MESSAGE = "The credentials are not accepted."
 
@@ -58,7 +58,7 @@ def new_secret() -> tuple[str, str, bytes]:
 
 
 def looks_like_secret(text: str) -> bool:
-    """Whether a secret of ours, or what is left of one, is in the text."""
+    """Whether the text holds what may be a secret of ours."""
     return _FORM.search(text) is not None
 
 
