@@ -111,14 +111,23 @@ class RecordReader:
         self.is_cut = False
 
     @property
+    def line(self) -> int:
+        """The number of the line that was read last."""
+        return self._lines.number
+
+    @property
     def sha256(self) -> bytes:
         """Of what was read so far."""
         return self._lines.digest.digest()
 
     def __iter__(self) -> Iterator[Record | ImportFault]:
         columns: list[str] | None = None
-        records = 0
-        for line, read in self._records():
+        for count, (line, read) in enumerate(self._records()):
+            if count > MOST_RECORDS:  # the header is none of them
+                self.is_cut = True
+                said = f"the file has more than {MOST_RECORDS} devices"
+                yield _fault(line, None, "import_too_large", said, "split it, and import the parts")
+                return
             if isinstance(read, ImportFault):
                 yield read
                 if self.is_cut or columns is None:
@@ -140,17 +149,6 @@ class RecordReader:
                     remedy="put a cell that holds a comma in quotes, and leave none out",
                 )
             else:
-                records += 1
-                if records > MOST_RECORDS:
-                    self.is_cut = True
-                    yield ImportFault(
-                        line=line,
-                        column=None,
-                        code="import_too_large",
-                        message=f"the file has more than {MOST_RECORDS} devices",
-                        remedy="split it, and import the parts",
-                    )
-                    return
                 cells = zip(columns, (cell.strip() for cell in read), strict=True)
                 yield Record(line, {name: cell for name, cell in cells if cell})
         if columns is None:

@@ -36,6 +36,8 @@ def import_(session: Session, file: str, realm: str, secrets: str | None, *, pla
     spaces between them) and expires (of its secret). OUT is for its owner alone and never in the place of another file;
     '-' is standard output, unless that is a terminal.
     """
+    if not os.path.isfile(file):  # it is read twice, and to its end
+        raise OperatorError("input_unreadable", f"{file} is no ordinary file.", "Write the list to a file.")
     keeper = _keeper(secrets, session) if secrets is not None and not plan else None
     refused: ImportRefused | None = None
     with open(file, "rb") as opened, _progress(opened, session, twice=not plan) as advance:

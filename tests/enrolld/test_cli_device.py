@@ -151,6 +151,7 @@ def test_secrets_that_can_not_be_written_import_nothing(shell: Shell, listed: Pa
 def test_a_file_that_is_not_there_or_not_readable_is_a_wrong_call(shell: Shell, tmp_path: Path) -> None:
     assert shell.ask("device", "import", str(tmp_path / "none.csv"), status=2)["error"] == "usage"
     assert shell.ask("device", "import", str(tmp_path), status=2)["error"] == "usage"
+    assert shell.refusal("device", "import", "/dev/zero") == "input_unreadable"
 
 
 def test_secrets_go_to_another_program_and_to_no_terminal(shell: Shell, listed: Path) -> None:

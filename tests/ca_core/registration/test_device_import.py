@@ -222,6 +222,9 @@ async def test_a_list_that_is_too_long_is_refused_after_as_many_lines(
     lines = [f"d-{i}" for i in range(151)]
     assert await refused(core, text_of(*lines, header="name")) == [(152, None, "import_too_large")]
     nothing_happened(installation)
+    wrong = await refused(core, text_of(*["a,b"] * 200, header="name"))
+    assert len(wrong) == 151
+    assert wrong[-1] == (152, None, "import_too_large")
     assert (await run(core, text_of(*lines[:150], header="name"))).devices == 150
 
 
@@ -258,6 +261,28 @@ async def test_a_file_that_changes_while_it_is_read_is_refused(core: Core, insta
     assert caught.value.code == "import_changed"
     assert keeper.acts == ["discarded"]
     nothing_happened(installation)
+
+
+async def test_what_was_staged_of_a_long_list_is_taken_out_again(core: Core, installation: Installation) -> None:
+    class Full(Keeper):
+        def keep(self, handed: HandedSecret) -> None:
+            if handed.device == "d-5500":
+                raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        await run(core, text_of(*(f"d-{i}" for i in range(6000)), header="name"), Full())
+    nothing_happened(installation)
+
+
+async def test_an_operator_who_loses_patience_at_the_last_moment_has_it_whole(core: Core) -> None:
+    keeper = Keeper()
+    importing = asyncio.create_task(run(core, b"name\na\n", keeper))
+    while not keeper.acts:
+        await asyncio.sleep(0)  # noqa: ASYNC110  # until the very step
+    importing.cancel()
+    assert (await importing).devices == 1
+    assert (await core.devices.show("default", "a")).state == "expected"
+    assert keeper.acts == ["sealed"]
 
 
 class Meddling(Keeper):
