@@ -277,8 +277,8 @@ async def test_what_was_staged_of_a_long_list_is_taken_out_again(core: Core, ins
 async def test_an_operator_who_loses_patience_at_the_last_moment_has_it_whole(core: Core) -> None:
     keeper = Keeper()
     importing = asyncio.create_task(run(core, b"name\na\n", keeper))
-    while not keeper.acts:
-        await asyncio.sleep(0)  # noqa: ASYNC110  # until the very step
+    while not keeper.acts:  # noqa: ASYNC110  # until the very step
+        await asyncio.sleep(0)
     importing.cancel()
     assert (await importing).devices == 1
     assert (await core.devices.show("default", "a")).state == "expected"
