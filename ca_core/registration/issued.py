@@ -109,6 +109,8 @@ def issued_unit(decision: Decision) -> Unit:
         "credential_key": requester.credential_key,
         "secret_id": secret.id if secret else None,
         "retry_since": decision.retry_since,
+        "of_manufacturer": requester.device.manufacturer,
+        "of_serial_number": requester.device.serial_number,
         "transaction_since": to_ms(decision.now - realm.document.retry),
     }
     plan = decision.signed.plan

@@ -7,6 +7,7 @@ import pytest
 from ca_core.core import Core
 from ca_core.errors import OperatorError, Refusal
 from ca_core.model import Evidence
+from ca_core.records.unit import Unit
 from tests.helpers import factory
 from tests.helpers.core import ME, Enrolled, Installation, SetClock, ask, code_of, csr_of, enrolled, new_key
 
@@ -231,3 +232,22 @@ async def test_a_renewal_at_the_same_moment_came_before_or_is_refused(
             assert await code_of(core, said, csr_of(new_key(), device.name)) == over
         else:
             assert said == over
+
+
+async def test_a_board_that_is_replaced_while_it_is_decided_gets_nothing(
+    acme: Core, second: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await acme.devices.add("default", "sensor", serial_number="AC-1", actor=ME)
+    real = acme.store.commit
+    replaced: list[str] = []
+
+    async def commit(unit: Unit) -> int:
+        if not replaced:
+            replaced.append("AC-2")
+            await second.devices.new_board("default", "sensor", serial_number="AC-2", actor=ME)
+        return await real(unit)
+
+    monkeypatch.setattr(acme.store, "commit", commit)
+    assert await idevid(acme, "AC-1") == "device_unknown"
+    assert await acme.certificates.list(limit=9) == []
+    assert await idevid(acme, "AC-2") == "issued"
