@@ -148,6 +148,8 @@ CODES: dict[str, str] = {
     "certificate_revoked": "The client certificate is revoked; if the device is sound, give it a secret.",
     "newer_certificate_revoked": "A newer certificate of the device was revoked, so older ones renew nothing; if "
     "the device is sound, give it a secret.",
+    "certificate_superseded": "The device was replaced since this certificate was issued; give it a secret if it is "
+    "the one that took the place, else look where the old one is used.",
     "certificate_not_for_clients": "The client certificate is made for another purpose than to prove who a client is.",
     "certificate_malformed": "The client certificate can't be read.",
     "chain_incomplete": "Have the device send its manufacturer's intermediate CA certificates with its own, or trust "

@@ -27,6 +27,7 @@ from ca_core.registration.audit_desk import AuditDesk
 from ca_core.registration.certificates import Certificates
 from ca_core.registration.checkup import Checkup
 from ca_core.registration.desks import CrlDesk, IssuerDesk
+from ca_core.registration.device_import import DeviceImport
 from ca_core.registration.figures import Figures, read_figures
 from ca_core.registration.profile import CHANCE, Chance
 from ca_core.registration.ra import RaCertificates, RaIdentity
@@ -95,9 +96,10 @@ class Core:
             webhook=config.webhook,
             chance=config.chance,
         )
-        self.devices = Devices(store, self.realms, self.attempts, clock)
         self.requests = RequestDesk(store, self.realms, clock)
         self.certificates = Certificates(store, self.realms, clock)
+        self.devices = Devices(store, self.realms, self.certificates, self.attempts, clock)
+        self.device_import = DeviceImport(store, self.realms, clock)
         self._crls = Crls(store, self._issuers, self.issuance, clock)
         self.crls = CrlDesk(self._crls, self._issuers, self.realms)
         self.issuers = IssuerDesk(self._issuers, self.realms)

@@ -27,11 +27,13 @@ with the remedy that an operator reads.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ca_core.codes import CODES
 
 __all__ = [
     "BadKey",
+    "Claim",
     "ConditionFailed",
     "ConstraintFailed",
     "CoreError",
@@ -57,13 +59,25 @@ class CoreError(Exception):
     """Root of the tree."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who a caller said it was: a name, a certificate's or a factory's serial number, and the SHA-256 of its key."""
+
+    name: str | None
+    serial: str | None
+    key_sha256: bytes
+
+
 class Refusal(CoreError):
     """The requester's fault.
 
     `code` is one of `CODES`; `message` is one true sentence that the peer may read and that never quotes what the peer
     sent unescaped; `detail` is for the operator alone (log, attempts, audit). `device` is the (id, name) of the device
-    whose credential was shown, where that is beyond doubt although the credential is not accepted (spent, revoked).
+    whose credential was shown, where that is beyond doubt although the credential is not accepted (spent, revoked);
+    `claim` is who a caller said it was where nothing is proven.
     """
+
+    claim: "Claim | None" = None
 
     def __init__(self, code: str, message: str, *, detail: str = "", device: tuple[int, str] | None = None) -> None:
         super().__init__(message)

@@ -142,9 +142,10 @@ class Recalled:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """A registered device, as read. `names` are SANs as `DNS:x`, `IP:x`, `URI:x`.
+    """A registered device, as read.
 
-    One with the id 0 is not registered yet: it will be, with its first certificate.
+    `names` are SANs as `DNS:x`, `IP:x`, `URI:x`; `renewal_shares` when in its certificates' lives it renewed, in
+    thousandths. One with the id 0 is not registered yet: it will be, with its first certificate.
     """
 
     id: int
@@ -157,6 +158,7 @@ class DeviceRecord:
     manufacturer: str | None
     names: tuple[str, ...]
     owner: str | None
+    renewal_shares: tuple[int, ...] = ()
 
     @property
     def is_new(self) -> bool:
@@ -182,7 +184,8 @@ class SecretRecord:
 class OwnCertificate:
     """A certificate that this realm issued to a device, as read.
 
-    `newer_is_revoked`: the device had a later one, and that was revoked.
+    `newer_is_revoked`: the device had a later one, and that was revoked. `is_superseded`: another board or device has
+    taken its place. `is_renewed`: it was renewed before.
     """
 
     id: int
@@ -195,6 +198,8 @@ class OwnCertificate:
     status: Literal["valid", "revoked", "hold"]
     profile: str
     newer_is_revoked: bool
+    is_superseded: bool = False
+    is_renewed: bool = False
 
 
 AUTHENTICATED = object()

@@ -30,7 +30,11 @@ class HandedSecret(Row, frozen=True, kw_only=True):
 
 
 class DeviceRow(Row, frozen=True, kw_only=True):
-    """A registered device."""
+    """A registered device.
+
+    `not_after` is its newest certificate's end, `expected_renewal_at` when it should renew that; both None while it has
+    none to renew. `overdue`: it should have, and was not seen since.
+    """
 
     id: str
     device: str
@@ -43,6 +47,44 @@ class DeviceRow(Row, frozen=True, kw_only=True):
     owner: str | None
     created_at: str
     last_seen_at: str | None
+    not_after: str | None
+    expected_renewal_at: str | None
+    overdue: bool
+    replaced_by: str | None
+
+
+class ActRow(Row, frozen=True, kw_only=True):
+    """Something that was done with a device, or that it did: `act` is an audit event's action, renewals told apart.
+
+    Who revoked a certificate (`actor` None) stands in the audit trail.
+    """
+
+    at: str
+    act: str
+    actor: str | None
+    serial: str | None
+    details: Any
+
+
+class ImportFault(Row, frozen=True, kw_only=True):
+    """Something wrong in a list of devices; `column` is None when it is the line as a whole."""
+
+    line: int
+    column: str | None
+    code: str
+    message: str
+    remedy: str
+
+
+class Import(Row, frozen=True, kw_only=True):
+    """A list of devices that was imported, or with `planned` would be."""
+
+    realm: str
+    file: str
+    sha256: str
+    devices: int
+    secrets: str | None
+    planned: bool
 
 
 class AttemptRow(Row, frozen=True, kw_only=True):
@@ -66,6 +108,9 @@ class AttemptRow(Row, frozen=True, kw_only=True):
     signature_hash: str | None
     tls: str | None
     transaction_id: str | None
+    claimed: str | None
+    claimed_serial: str | None
+    key_sha256: str | None
 
 
 class RequestRow(Row, frozen=True, kw_only=True):
@@ -96,10 +141,13 @@ class RequestRow(Row, frozen=True, kw_only=True):
 
 
 class Why(Row, frozen=True, kw_only=True):
-    """Why a device is where it is: one sentence, then what happened, newest first."""
+    """Why a device is where it is: one sentence, then what happened, newest first.
 
-    device: str
-    realm: str
+    `state` is unknown, and `realm` may be None, for a caller that is no registered device.
+    """
+
+    device: str | None
+    realm: str | None
     state: str
     sentence: str
     timeline: list[AttemptRow]
@@ -132,6 +180,17 @@ class Revocation(Row, frozen=True, kw_only=True):
     certificate: CertificateRow
     issuer: str
     sequence: int
+
+
+class Replacement(Row, frozen=True, kw_only=True):
+    """What became of a device that was replaced or retired.
+
+    `superseded` is how many valid certificates prove it no more, revoked or not.
+    """
+
+    device: DeviceRow
+    superseded: int
+    revocations: list[Revocation]
 
 
 class CrlRow(Row, frozen=True, kw_only=True):

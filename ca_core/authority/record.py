@@ -50,4 +50,5 @@ def certificate_row(
         "request_id": None,
         "transaction_id": None,
         "issued_at": at,
+        "superseded_at": None,
     }

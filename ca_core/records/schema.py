@@ -35,6 +35,10 @@ metadata = MetaData(
 
 Id = BigInteger().with_variant(Integer, "sqlite")
 
+# Conditions of indexes over a part of a table. A statement that repeats one word by word is served by its index.
+MAY_BE_OVERDUE = "state = 'active' AND last_seen_at < overdue_at"
+IS_OPERATORS_ACT = "device IS NOT NULL AND (substr(action, 1, 7) = 'device.' OR action = 'secret.made')"
+
 
 realm = Table(
     "realm",
@@ -122,10 +126,69 @@ device = Table(
     Column("owner", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("last_seen_at", BigInteger),
+    # Of its newest certificate: when that ends, when it should be renewed, and from when on the device is overdue
+    # unless it was seen since. NULL while no renewal is expected.
+    Column("not_after", BigInteger),
+    Column("expected_renewal_at", BigInteger),
+    Column("overdue_at", BigInteger),
+    # When in its certificates' lives it renewed the last times, in thousandths, as JSON; see registration.renewal.
+    Column("renewal_shares", String(40)),
+    Column("import_id", Id),
+    Column("replaced_by_id", Id),
     UniqueConstraint("realm_id", "name"),
     UniqueConstraint("realm_id", "manufacturer", "serial_number"),
     UniqueConstraint("realm_id", "id"),
     ForeignKeyConstraint(["realm_id"], ["realm.id"]),
+    Index("ix_device_state", "realm_id", "state", "id"),
+    Index(
+        "ix_device_overdue",
+        "realm_id",
+        "overdue_at",
+        "id",
+        sqlite_where=text(MAY_BE_OVERDUE),
+        postgresql_where=text(MAY_BE_OVERDUE),
+    ),
+    Index(
+        "ix_device_not_after",
+        "realm_id",
+        "not_after",
+        "id",
+        sqlite_where=text("not_after IS NOT NULL"),
+        postgresql_where=text("not_after IS NOT NULL"),
+    ),
+)
+
+# A list of devices that was imported whole, and its rows until they are devices: `batch` is one run of the command.
+device_import = Table(
+    "device_import",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("realm_id", Id, nullable=False),
+    Column("batch", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("file_sha256", LargeBinary, nullable=False),
+    Column("devices", BigInteger, nullable=False),
+    UniqueConstraint("batch"),
+    ForeignKeyConstraint(["realm_id"], ["realm.id"]),
+)
+
+device_import_row = Table(
+    "device_import_row",
+    metadata,
+    Column("batch", String(16), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("staged_at", BigInteger, nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("profile", String(31)),
+    Column("serial_number", Text),
+    Column("manufacturer", Text),
+    Column("names", Text, nullable=False),
+    Column("owner", Text),
+    Column("selector", String(16)),
+    Column("hash", LargeBinary),
+    Column("expires_at", BigInteger),
+    PrimaryKeyConstraint("batch", "number"),
 )
 
 device_secret = Table(
@@ -178,6 +241,8 @@ certificate = Table(
     Column("request_id", String(16)),
     Column("transaction_id", Text),
     Column("issued_at", BigInteger, nullable=False),
+    # Since when it proves its device no more, because another board or device has taken the place; not revoked by that.
+    Column("superseded_at", BigInteger),
     UniqueConstraint("issuer_id", "serial"),
     UniqueConstraint("realm_id", "fingerprint"),
     UniqueConstraint("realm_id", "id"),
@@ -255,6 +320,10 @@ attempt = Table(
     Column("signature_hash", String(16)),
     Column("tls", String(16)),
     Column("transaction_id", Text),
+    # Who an unknown caller said it was: nothing of it is proven.
+    Column("claimed", String(64)),
+    Column("claimed_serial", String(64)),
+    Column("key_sha256", LargeBinary),
     ForeignKeyConstraint(["realm_id"], ["realm.id"]),
     ForeignKeyConstraint(["realm_id", "device_id"], ["device.realm_id", "device.id"]),
     Index(None, "request_id"),
@@ -382,6 +451,15 @@ audit = Table(
     PrimaryKeyConstraint("writer", "sequence"),
     ForeignKeyConstraint(["writer"], ["writer.name"]),
     Index(None, "at"),
+    # What operators did with a device, and none of the events that devices cause.
+    Index(
+        "ix_audit_device",
+        "realm",
+        "device",
+        "at",
+        sqlite_where=text(IS_OPERATORS_ACT),
+        postgresql_where=text(IS_OPERATORS_ACT),
+    ),
 )
 
 # Common heads: each covers the last event of every writer with news, and the head before it.

@@ -7,9 +7,10 @@ not keep the others from being explained.
 
 import random
 import time
+from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import ColumnElement, bindparam, func, select
 
 from ca_core.codes import CODES
 from ca_core.errors import OperatorError, Refusal
@@ -87,6 +88,9 @@ _COLUMNS = (
     _a.signature_hash,
     _a.tls,
     _a.transaction_id,
+    _a.claimed,
+    _a.claimed_serial,
+    _a.key_sha256,
 )
 _FROM = attempt.outerjoin(realm, realm.c.id == _a.realm_id).outerjoin(device, device.c.id == _a.device_id)
 _BY_REQUEST = Query(
@@ -98,6 +102,24 @@ _OF_DEVICE = Query(
     .where(_a.realm_id == bindparam("realm_id"), _a.device_id == bindparam("device_id"))
     .order_by(_a.at.desc(), _a.id.desc())  # two writers may number them in another order
     .limit(bindparam("limit"))
+)
+# Bounded by what is kept of unknown callers, whose index it reads through.
+_UNKNOWN_CONDITIONS: dict[str, ColumnElement[bool]] = {
+    "name": _a.claimed == bindparam("name"),
+    "source": _a.source == bindparam("source"),
+    "key": _a.key_sha256 == bindparam("key"),
+    "serial": (_a.claimed_serial == bindparam("serial")) | (_a.claimed_serial == bindparam("serial_hex")),
+    "transaction_id": _a.transaction_id == bindparam("transaction_id"),
+}
+_UNKNOWN: dict[tuple[str, ...], Query] = {}
+_SEEN = Query(
+    device.update()
+    .where(
+        device.c.realm_id == bindparam("realm_id"),
+        device.c.id == bindparam("device_id"),
+        func.coalesce(device.c.last_seen_at, 0) < bindparam("at"),
+    )
+    .values(last_seen_at=bindparam("at"))
 )
 _COUNT = Query(select(func.count()).select_from(attempt))
 
@@ -116,7 +138,11 @@ def attempt_row(
     key: str | None = None,
     signature_hash: str | None = None,
 ) -> Params:
-    """The row of one attempt: `at` in milliseconds since 1970, outcome issued, pending, refused or error."""
+    """The row of one attempt: `at` in milliseconds since 1970, outcome issued, pending, refused or error.
+
+    What a refused caller claimed is kept only where no device is known.
+    """
+    claim = refusal.claim if refusal is not None and device_id is None else None
     row: Values = {
         "at": at,
         "request_id": call.request_id,
@@ -134,6 +160,9 @@ def attempt_row(
         "signature_hash": signature_hash,
         "tls": call.tls_version,
         "transaction_id": call.transaction_id,
+        "claimed": claim.name if claim else None,
+        "claimed_serial": claim.serial if claim else None,
+        "key_sha256": claim.key_sha256 if claim else None,
     }
     # A peer may have said more than a column holds, and what is told to people need not be whole.
     return {name: value[: _LENGTHS[name]] if isinstance(value, str) else value for name, value in row.items()}
@@ -152,6 +181,35 @@ def transaction_details(call: Call) -> dict[str, Any]:
     if call.tolerances:
         found["tolerances"] = list(call.tolerances)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is known of an unknown caller: all that is given has to match.
+
+    `name` is who it said it was (user name or CN), `key` the SHA-256 of the key in its CSR, `serial` the IDevID's
+    serialNumber as text, or the number of a certificate that has none, in hex.
+    """
+
+    name: str | None = None
+    source: str | None = None
+    key: bytes | None = None
+    serial: str | None = None
+    transaction_id: str | None = None
+
+    def params(self) -> Values:
+        """What is given, as parameters of the query."""
+        found: Values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.serial is not None:
+            found["serial_hex"] = self.serial.lower().replace(":", "").lstrip("0")
+        return {name: value for name, value in found.items() if value is not None}
+
+    def words(self) -> str:
+        """What is given, for a sentence."""
+        words = {"name": "the name", "source": "the address", "serial": "the serial number"}
+        words |= {"key": "the key", "transaction_id": "the transaction"}
+        shown = {name: value.hex() if isinstance(value, bytes) else str(value) for name, value in self.params().items()}
+        return " and ".join(f"{words[name]} '{ascii(shown[name][:64])[1:-1]}'" for name in words if name in shown)
 
 
 class Attempts:
@@ -184,7 +242,7 @@ class Attempts:
                 touches = None
         else:
             allowed = self._devices.take(row["device_id"])
-            steps = [Step(PRUNE_DEVICE, _owner(row), expect=None)]
+            steps = [Step(PRUNE_DEVICE, _owner(row), expect=None), Step(_SEEN, _owner(row) | {"at": at}, expect=None)]
             touches = frozenset({touched_device(row["device_id"])})
         if not allowed:
             self.dropped += 1
@@ -210,13 +268,24 @@ class Attempts:
         rows = await self._store.fetch(_OF_DEVICE, realm_id=realm_id, device_id=device_id, limit=limit)
         return [_attempt(row) for row in rows]
 
+    async def list_unknown(self, asked: "Asked", limit: int = KEEP) -> list[AttemptRow]:
+        """The attempts of callers that are no known device and match all of `asked`, newest first."""
+        params = asked.params()
+        given = tuple(name for name in _UNKNOWN_CONDITIONS if name in params)
+        query = _UNKNOWN.get(given)
+        if query is None:
+            chosen = select(*_COLUMNS).select_from(_FROM).where(_a.device_id.is_(None))
+            chosen = chosen.where(*(_UNKNOWN_CONDITIONS[name] for name in given))
+            query = _UNKNOWN[given] = Query(chosen.order_by(_a.id.desc()).limit(bindparam("limit")))
+        return [_attempt(row) for row in await self._store.fetch(query, limit=limit, **params)]
+
     async def count(self) -> int:
         """How many attempts are kept."""
         row = await self._store.first(_COUNT)
         return int(row[0]) if row else 0
 
 
-def _owner(row: Params) -> Params:
+def _owner(row: Params) -> Values:
     return {"realm_id": row["realm_id"], "device_id": row["device_id"]}
 
 
@@ -240,4 +309,7 @@ def _attempt(row: Row) -> AttemptRow:
         signature_hash=row[14],
         tls=row[15],
         transaction_id=row[16],
+        claimed=row[17],
+        claimed_serial=row[18],
+        key_sha256=row[19].hex() if row[19] is not None else None,
     )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -18,6 +19,7 @@ from ca_core.records.schema import realm as realm_table
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, rfc3339
 from ca_core.registration.realm import Realms
+from ca_core.registration.renewal import expects_none
 from ca_core.rows import CertificateRow, Revocation
 
 _c = certificate.c
@@ -42,6 +44,7 @@ _COLUMNS = (
     _c.issuer_id,
     _c.spki_sha256,
     _c.kind,
+    _c.device_id,
 )
 _FROM = (
     certificate.join(realm_table, realm_table.c.id == _c.realm_id)
@@ -97,7 +100,7 @@ class Certificates:
         """The certificate itself, PEM."""
         found = await self._store.first(_DER, id=int(row.id))
         if found is None:
-            raise OperatorError("certificate_unknown", "the certificate is gone", "look into the audit trail")
+            raise _gone()
         return x509.load_der_x509_certificate(found[0]).public_bytes(Encoding.PEM).decode()
 
     async def revoke(
@@ -121,15 +124,23 @@ class Certificates:
             now=self._clock(),
             actor=actor,
         )
+        if row[20] is not None:
+            unit = replace(unit, steps=(*unit.steps, expects_none(row[16], row[20], row[0])))
         try:
             await self._store.commit(unit)
         except ConditionFailed as exc:
             raise OperatorError(
                 "certificate_revoked", f"the certificate {row[1]} is revoked already", "'enrolld cert show' tells when"
             ) from exc
+        return await self.revocation(row[0])
+
+    async def revocation(self, certificate_id: int) -> Revocation:
+        """The revocation of a certificate (the id of its row), which is durable."""
+        row = await self._store.first(_BY_ID, id=certificate_id)
+        if row is None:
+            raise _gone()
         count = await self._store.first(_COUNT, issuer_id=row[17])
-        after = await self._store.first(_BY_ID, id=row[0])
-        return Revocation(certificate=_certificate(after or row), issuer=row[2], sequence=int(count[0]) if count else 0)
+        return Revocation(certificate=_certificate(row), issuer=row[2], sequence=int(count[0]) if count else 0)
 
     async def _find(self, serial: str, realm: str | None) -> Row:
         canonical = parse_serial(serial)
@@ -151,6 +162,10 @@ class Certificates:
                 "'enrolld ca list' shows the CAs; their certificates are not revoked here",
             )
         return rows[0]
+
+
+def _gone() -> OperatorError:
+    return OperatorError("certificate_unknown", "the certificate is gone", "look into the audit trail")
 
 
 def _list_query(filters: tuple[str, ...]) -> Query:

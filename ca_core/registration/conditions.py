@@ -76,6 +76,7 @@ _OWN: dict[str, ColumnElement[bool]] = {
         _own.realm_id == bindparam("realm_id"),
         _own.id == bindparam("renews_id"),
         _own.status == "valid",
+        _own.superseded_at.is_(None),
     ),
     # A transaction renews a certificate once, whatever else the requests in it may ask.
     "transaction_not_served": not_(
@@ -101,8 +102,15 @@ _NOT_ASKED_BEFORE: dict[str, ColumnElement[bool]] = {
     )
 }
 
-# A factory identity has a key certified once in a transaction: what it signed may be sent again by anybody.
+# A factory identity has a key certified once in a transaction: what it signed may be sent again by anybody. And the
+# device may have another board by now.
 _FACTORY: dict[str, ColumnElement[bool]] = {
+    "device_identity": exists().where(
+        _d.realm_id == bindparam("realm_id"),
+        _d.id == bindparam("device_id"),
+        _d.manufacturer == bindparam("of_manufacturer"),
+        _d.serial_number == bindparam("of_serial_number"),
+    ),
     "transaction_not_begun": not_(
         exists().where(
             *_OF_TRANSACTION,

@@ -23,6 +23,7 @@ COLUMNS: tuple[ColumnElement[Any], ...] = (
     _d.manufacturer,
     _d.names,
     _d.owner,
+    _d.renewal_shares,
 )
 WIDTH = len(COLUMNS)
 # Spelled out, because an IN list is expanded anew at each execution.
@@ -63,6 +64,7 @@ def record(row: Row) -> DeviceRecord:
         manufacturer=row[6],
         names=tuple(json.loads(row[7])),
         owner=row[8],
+        renewal_shares=tuple(json.loads(row[9])) if row[9] else (),
     )
 
 

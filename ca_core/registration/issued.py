@@ -27,6 +27,7 @@ from ca_core.registration.conditions import guard_of
 from ca_core.registration.device import MAY_ENROLL
 from ca_core.registration.pending import touched_request
 from ca_core.registration.realm import Realm
+from ca_core.registration.renewal import expected, learned
 from ca_core.registration.tolerances import tolerance_steps, tolerance_touches
 
 _SPEND = Query(
@@ -46,7 +47,14 @@ _SPEND = Query(
 _SEEN = Query(
     device.update()
     .where(device.c.realm_id == bindparam("of_realm"), device.c.id == bindparam("of_device"), MAY_ENROLL)
-    .values(state="active", last_seen_at=bindparam("seen_at"))
+    .values(
+        state="active",
+        last_seen_at=bindparam("seen_at"),
+        not_after=bindparam("not_after"),
+        expected_renewal_at=bindparam("expected_renewal_at"),
+        overdue_at=bindparam("overdue_at"),
+        renewal_shares=bindparam("renewal_shares"),
+    )
 )
 _REPLACE = Query(
     certificate.update()
@@ -129,12 +137,17 @@ def issued_unit(decision: Decision) -> Unit:
         "credential_key": requester.credential_key,
         "secret_id": secret.id if secret else None,
         "retry_since": decision.retry_since,
+        "of_manufacturer": requester.device.manufacturer,
+        "of_serial_number": requester.device.serial_number,
         "transaction_since": to_ms(decision.now - realm.document.retry),
         "pending_id": decision.pending_id,
         "ceiling": decision.ceiling,
         "day": day_of(decision.now),
     }
-    steps = [Step(_SEEN, {"of_realm": realm.id, "of_device": device_id, "seen_at": at})]
+    plan = decision.signed.plan
+    shares = learned(requester.device.renewal_shares, own, decision.now)
+    seen: Values = {"of_realm": realm.id, "of_device": device_id, "seen_at": at}
+    steps = [Step(_SEEN, seen | expected(shares, plan.not_before, plan.not_after))]
     if secret is not None:
         spent: Values = {"spent_at": at, "spent_key": csr.spki_sha256, "spent_names": csr.names_hash}
         steps.append(Step(_SPEND, {"of_realm": realm.id, "of_secret": secret.id} | spent))

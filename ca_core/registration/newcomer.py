@@ -34,6 +34,12 @@ async def register(store: Store, realm: Realm, requester: Requester, call: Call,
         "owner": None,
         "created_at": at,
         "last_seen_at": None,
+        "not_after": None,
+        "expected_renewal_at": None,
+        "overdue_at": None,
+        "renewal_shares": None,
+        "import_id": None,
+        "replaced_by_id": None,
         **realm.facts,
     }
     event = AuditEvent(

@@ -1,77 +1,34 @@
-"""The device registry: what operators do with devices and their secrets."""
+"""The device registry: registering devices, handing out their secrets, listing them and telling how they fare."""
 
 import datetime as dt
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import bindparam, case, select
+from sqlalchemy import bindparam, select
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.model import Clock, DeviceState
-from ca_core.names import parse_after, parse_device_name, parse_duration, parse_moment, parse_san, username_of
+from ca_core.names import parse_device_name, parse_san, username_of
 from ca_core.records.audit import AuditEvent
-from ca_core.records.query import Query, Row, Values, insert_into
-from ca_core.records.schema import certificate, device, device_secret, realm
+from ca_core.records.query import Query, Values, insert_into
+from ca_core.records.schema import certificate, device, device_secret
 from ca_core.records.store import Store
-from ca_core.records.times import from_ms, rfc3339, to_ms
+from ca_core.records.times import rfc3339, to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
 from ca_core.registration.admission.secret import new_secret
-from ca_core.registration.attempts import Attempts
-from ca_core.registration.device import MAY_ENROLL
+from ca_core.registration.attempts import Asked, Attempts
+from ca_core.registration.certificates import Certificates
+from ca_core.registration.device_facts import check_identity, check_profile, secret_expiry, secret_row
+from ca_core.registration.device_list import ONE, Choice, device_row, list_all, list_devices
+from ca_core.registration.history import history
+from ca_core.registration.lifecycle import VOID_SECRETS, Lifecycle, identity_taken
 from ca_core.registration.realm import SAME_ACTIVE, Realm, Realms
-from ca_core.registration.why import sentence
-from ca_core.rows import DeviceRow, HandedSecret, Why
+from ca_core.registration.why import sentence, sentence_of_unknown
+from ca_core.rows import ActRow, DeviceRow, HandedSecret, Why
 
 _d, _s, _c = device.c, device_secret.c, certificate.c
-_COLUMNS = (
-    _d.id,
-    _d.name,
-    realm.c.name,
-    _d.profile,
-    _d.state,
-    _d.serial_number,
-    _d.manufacturer,
-    _d.names,
-    _d.owner,
-    _d.created_at,
-    _d.last_seen_at,
-)
-_FROM = device.join(realm, realm.c.id == _d.realm_id)
-_ONE = Query(
-    select(*_COLUMNS).select_from(_FROM).where(_d.realm_id == bindparam("realm_id"), _d.name == bindparam("name"))
-)
-_LIST = Query(
-    select(*_COLUMNS).select_from(_FROM).where(_d.id > bindparam("after")).order_by(_d.id).limit(bindparam("limit"))
-)
-_LIST_REALM = Query(
-    select(*_COLUMNS)
-    .select_from(_FROM)
-    .where(_d.realm_id == bindparam("realm_id"), _d.id > bindparam("after"))
-    .order_by(_d.id)
-    .limit(bindparam("limit"))
-)
-_ADD, _ADD_WHY = guarded_insert(
-    device,
-    {"realm_version": SAME_ACTIVE},
-)
+_ADD, _ADD_WHY = guarded_insert(device, {"realm_version": SAME_ACTIVE})
 _ADD_SECRET = Query(insert_into(device_secret).values(device_id=bindparam("guard_id")))
-_SET_STATE = Query(
-    device.update()
-    .where(
-        _d.realm_id == bindparam("of_realm"),
-        _d.name == bindparam("of_name"),
-        MAY_ENROLL,
-    )
-    .values(state="suspended")
-    .returning(_d.id)
-)
-_HAS_CERTIFICATE = select(_c.id).where(_c.realm_id == _d.realm_id, _c.device_id == _d.id).exists()
-_RESUME = Query(
-    device.update()
-    .where(_d.realm_id == bindparam("of_realm"), _d.name == bindparam("of_name"), _d.state == "suspended")
-    .values(state=case((_HAS_CERTIFICATE, "active"), else_="expected"))
-    .returning(_d.id)
-)
 _TOUCH = Query(
     # The guard of a new secret: the device is there, and may enroll at all.
     device.update()
@@ -79,13 +36,8 @@ _TOUCH = Query(
     .values(owner=_d.owner)
     .returning(_d.id)
 )
-_VOID = Query(
-    device_secret.update()
-    .where(_s.realm_id == bindparam("of_realm"), _s.device_id == bindparam("guard_id"), _s.voided_at.is_(None))
-    .values(voided_at=bindparam("now"))
-)
 _LAST_CERTIFICATE = Query(
-    select(_c.serial, _c.not_after, _c.status)
+    select(_c.serial, _c.not_after, _c.status, _c.superseded_at)
     .where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("device_id"))
     .order_by(_c.id.desc())
     .limit(1)
@@ -103,14 +55,14 @@ _OPEN_SECRET = Query(
 )
 
 
-class Devices:
-    """Registers devices, hands out secrets, suspends and resumes."""
+class Devices(Lifecycle):
+    """All that operators do with devices, one at a time; `device_import` takes many at once."""
 
-    def __init__(self, store: Store, realms: Realms, attempts: Attempts, clock: Clock) -> None:
-        self._store = store
-        self._realms = realms
+    def __init__(
+        self, store: Store, realms: Realms, certificates: Certificates, attempts: Attempts, clock: Clock
+    ) -> None:
+        super().__init__(store, realms, certificates, clock)
         self._attempts = attempts
-        self._clock = clock
 
     async def add(
         self,
@@ -129,10 +81,10 @@ class Devices:
         found = await self._realms.get(realm_name)
         parse_device_name(name)
         names = sorted({parse_san(san) for san in sans})
-        _check_profile(found, profile)
-        manufacturer = _manufacturer(found, serial_number, manufacturer)
+        check_profile(found, profile)
+        manufacturer = check_identity(found, serial_number, manufacturer)
         now = self._clock()
-        until = _expiry(found, expires, now)
+        until = secret_expiry(found, expires, now)
         text, selector, digest = new_secret()
         at = to_ms(now)
         row: Values = {
@@ -146,6 +98,12 @@ class Devices:
             "owner": owner,
             "created_at": at,
             "last_seen_at": None,
+            "not_after": None,
+            "expected_renewal_at": None,
+            "overdue_at": None,
+            "renewal_shares": None,
+            "import_id": None,
+            "replaced_by_id": None,
             **found.facts,
         }
         event = AuditEvent(
@@ -155,7 +113,7 @@ class Devices:
             device=name,
             details={"profile": profile, "serial_number": serial_number, "manufacturer": manufacturer, "names": names},
         )
-        secret = Step(_ADD_SECRET, _secret_row(found.id, selector, digest, at, until))
+        secret = Step(_ADD_SECRET, secret_row(found.id, selector, digest, at, until))
         try:
             await self._store.commit(Unit(Guard(_ADD, row, _ADD_WHY), at, (secret,), (event,)))
         except ConditionFailed as exc:
@@ -171,12 +129,12 @@ class Devices:
         found = await self._realms.get(realm_name)
         row = await self._row(found, name)
         now = self._clock()
-        until = _expiry(found, expires, now)
+        until = secret_expiry(found, expires, now)
         text, selector, digest = new_secret()
         at = to_ms(now)
         steps = (
-            Step(_VOID, {"of_realm": found.id, "now": at}, expect=None),
-            Step(_ADD_SECRET, _secret_row(found.id, selector, digest, at, until)),
+            Step(VOID_SECRETS, {"of_realm": found.id, "now": at}, expect=None),
+            Step(_ADD_SECRET, secret_row(found.id, selector, digest, at, until)),
         )
         event = AuditEvent("secret.made", actor, realm=found.name, device=name, details={"expires": rfc3339(until)})
         guard = Guard(_TOUCH, {"of_realm": found.id, "of_name": name})
@@ -186,90 +144,70 @@ class Devices:
             raise OperatorError("device_retired", f"{name} is retired", "add it anew under another name") from exc
         return _handed(found, name, row[3], text, until)
 
-    async def list(self, realm_name: str | None = None, *, limit: int, after: str | None = None) -> list[DeviceRow]:
-        """Devices in the order they were added, from after the row with the id `after`."""
-        start = parse_after(after)
+    async def list(
+        self,
+        realm_name: str | None = None,
+        *,
+        choice: Choice = Choice(),  # noqa: B008  # frozen
+        limit: int,
+        after: str | None = None,
+    ) -> list[DeviceRow]:
+        """Devices from after the row `after` (an id); `list_devices` tells their order. Raises `OperatorError`."""
+        now = self._clock()
+        if realm_name is None and choice == Choice():
+            return await list_all(self._store, now, limit=limit, after=after)
         if realm_name is None:
-            rows = await self._store.fetch(_LIST, after=start, limit=limit)
+            realms = {found.id: name for name, found in (await self._realms.current()).items()}
         else:
-            found = await self._realms.get(realm_name)
-            rows = await self._store.fetch(_LIST_REALM, realm_id=found.id, after=start, limit=limit)
-        return [_device(row) for row in rows]
+            realms = {(await self._realms.get(realm_name)).id: realm_name}
+        return await list_devices(self._store, realms, choice, now, limit=limit, after=after)
 
     async def show(self, realm_name: str, name: str) -> DeviceRow:
         """One device. Raises `OperatorError`."""
-        return _device(await self._row(await self._realms.get(realm_name), name))
+        return device_row(await self._row(await self._realms.get(realm_name), name), self._clock())
 
-    async def suspend(self, realm_name: str, name: str, *, actor: str) -> DeviceRow:
-        """Stop all enrollment of a device: when this returns, nothing more is issued to it. Raises `OperatorError`."""
-        return await self._change(realm_name, name, _SET_STATE, "device.suspended", actor)
-
-    async def resume(self, realm_name: str, name: str, *, actor: str) -> DeviceRow:
-        """Let a suspended device enroll again. Raises `OperatorError`."""
-        return await self._change(realm_name, name, _RESUME, "device.resumed", actor)
-
-    async def why(self, realm_name: str, name: str) -> Why:
-        """Where the device stands, in a sentence, and its last attempts. Raises `OperatorError`."""
+    async def history(self, realm_name: str, name: str) -> Sequence[ActRow]:
+        """What was done with the device and what it got, newest first. Raises `OperatorError`."""
         found = await self._realms.get(realm_name)
         row = await self._row(found, name)
-        shown = _device(row)
+        return await history(self._store, found, row[0], name, row[15])
+
+    async def why(self, realm_name: str, name: str) -> Why:
+        """Where the device stands, in a sentence, and its last attempts.
+
+        Of a name that nobody registered: what callers asked who claimed it. Raises `OperatorError` when none did.
+        """
+        found = await self._realms.get(realm_name)
+        row = await self._store.first(ONE, realm_id=found.id, name=name)
+        if row is None:
+            asked = await self._attempts.list_unknown(Asked(name=name))
+            if not asked:
+                await self._row(found, name)
+            shown = ascii(name[:64])[1:-1]
+            said = f"No device '{shown}' is registered. {sentence_of_unknown(asked, Asked(name=name).words())}"
+            return Why(device=name, realm=None, state="unknown", sentence=said, timeline=asked)
+        now = self._clock()
+        device_now = device_row(row, now)
         attempts = await self._attempts.list_of_device(found.id, row[0])
         last = await self._store.first(_LAST_CERTIFICATE, realm_id=found.id, device_id=row[0])
         open_secret = await self._store.first(_OPEN_SECRET, realm_id=found.id, device_id=row[0])
-        said = sentence(shown, attempts, last, open_secret, self._clock())
-        return Why(device=name, realm=found.name, state=shown.state, sentence=said, timeline=attempts)
+        said = sentence(device_now, attempts, last, open_secret, now)
+        return Why(device=name, realm=found.name, state=device_now.state, sentence=said, timeline=attempts)
 
-    async def _change(self, realm_name: str, name: str, query: Query, action: str, actor: str) -> DeviceRow:
-        found = await self._realms.get(realm_name)
-        before = _device(await self._row(found, name))
-        event = AuditEvent(action, actor, realm=found.name, device=name)
-        guard = Guard(query, {"of_realm": found.id, "of_name": name})
-        try:
-            await self._store.commit(Unit(guard, to_ms(self._clock()), (), (event,)))
-        except ConditionFailed as exc:
-            raise OperatorError(
-                "device_state", f"{name} is {before.state}", "'enrolld device show' tells its state"
-            ) from exc
-        return _device(await self._row(found, name))
-
-    async def _row(self, found: Realm, name: str) -> Row:
-        row = await self._store.first(_ONE, realm_id=found.id, name=name)
-        if row is None:
-            shown = ascii(name[:64])[1:-1]
-            raise OperatorError(
-                "device_unknown",
-                f"there is no device '{shown}' in realm {found.name}",
-                f"'enrolld device add {shown} --realm {found.name}' adds it",
-            )
-        return row
+    async def why_unknown(self, asked: Asked) -> Why:
+        """What callers asked who are no known device, found by what they showed, or the last ones of all."""
+        attempts = await self._attempts.list_unknown(asked)
+        said = sentence_of_unknown(attempts, asked.words())
+        return Why(device=asked.name, realm=None, state="unknown", sentence=said, timeline=attempts)
 
     async def _exists(self, found: Realm, name: str) -> OperatorError:
-        if await self._store.first(_ONE, realm_id=found.id, name=name) is not None:
+        if await self._store.first(ONE, realm_id=found.id, name=name) is not None:
             return OperatorError(
                 "device_exists",
                 f"there is a device '{name}' in realm {found.name}",
                 "make a secret with 'device secret'",
             )
-        return OperatorError(
-            "identity_taken",
-            f"another device of realm {found.name} has this manufacturer and serial number",
-            "'enrolld device list' shows which",
-        )
-
-
-def _secret_row(realm_id: int, selector: str, digest: bytes, at: int, until: dt.datetime) -> Values:
-    return {
-        "realm_id": realm_id,
-        "selector": selector,
-        "hash": digest,
-        "created_at": at,
-        "expires_at": to_ms(until),
-        "spent_at": None,
-        "spent_key": None,
-        "spent_names": None,
-        "certificate_id": None,
-        "voided_at": None,
-    }
+        return identity_taken(found)
 
 
 def _handed(found: Realm, name: str, profile: str | None, text: str, until: dt.datetime) -> HandedSecret:
@@ -280,59 +218,4 @@ def _handed(found: Realm, name: str, profile: str | None, text: str, until: dt.d
         username=username_of(name),
         secret=text,
         expires=rfc3339(until),
-    )
-
-
-def _expiry(found: Realm, expires: str | None, now: dt.datetime) -> dt.datetime:
-    if expires is None:
-        return now + parse_duration(found.document.secret_lifetime)
-    return parse_moment(expires, now)
-
-
-def _check_profile(found: Realm, profile: str | None) -> None:
-    if profile is not None and profile not in found.document.profiles:
-        known = ", ".join(found.document.profiles)
-        shown = ascii(profile[:40])[1:-1]
-        raise OperatorError("profile_unknown", f"realm {found.name} has no profile '{shown}'", f"there are: {known}")
-
-
-def _manufacturer(found: Realm, serial_number: str | None, manufacturer: str | None) -> str | None:
-    trusted = [anchor.name for anchor in found.document.trust if anchor.for_ == "idevid"]
-    if manufacturer is not None and serial_number is None:
-        raise OperatorError("identity_incomplete", "a manufacturer without a serial number", "add --serial-number S")
-    if serial_number is None:
-        return None
-    if not serial_number or len(serial_number) > 64 or not serial_number.isprintable():
-        raise OperatorError("identity_invalid", "that is not a serial number", "use the IDevID's subject serialNumber")
-    if manufacturer is None:
-        # Two manufacturers may give the same number, so a serial number alone is an identity only under one anchor.
-        if len(trusted) == 1:
-            return trusted[0]
-        raise OperatorError(
-            "identity_incomplete",
-            "a serial number needs its manufacturer",
-            f"add --manufacturer, one of: {', '.join(trusted) or 'none yet; see enrolld trust add'}",
-        )
-    if manufacturer not in trusted:
-        raise OperatorError(
-            "manufacturer_unknown",
-            f"realm {found.name} trusts no manufacturer '{ascii(manufacturer[:64])[1:-1]}'",
-            f"use one of: {', '.join(trusted) or 'none yet; see enrolld trust add'}",
-        )
-    return manufacturer
-
-
-def _device(row: Row) -> DeviceRow:
-    return DeviceRow(
-        id=str(row[0]),
-        device=row[1],
-        realm=row[2],
-        profile=row[3],
-        state=row[4],
-        serial_number=row[5],
-        manufacturer=row[6],
-        names=json.loads(row[7]),
-        owner=row[8],
-        created_at=rfc3339(from_ms(row[9])),
-        last_seen_at=rfc3339(from_ms(row[10])) if row[10] is not None else None,
     )

@@ -60,7 +60,7 @@ from ca_core.registration.pending import PendingRequest, Pendings, rejected
 from ca_core.registration.poll import poll_transaction
 from ca_core.registration.profile import CHANCE, Chance, choose_issuer, choose_profile, make_plan
 from ca_core.registration.realm import Realm, Realms, Resolved
-from ca_core.registration.requester import authenticate
+from ca_core.registration.requester import authenticate, claim_of
 from ca_core.registration.retransmission import asked_before, request_key, served_by, transacted_before
 
 _LOG = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ class Registration:
         try:
             return await authenticate(self._store, resolved.realm, evidence, csr, moment.at)
         except Refusal as refusal:
+            refusal.claim = claim_of(evidence, csr)
             await self._watch.doubt(moment)
             if who is not None:
                 self._pauses.refused(who, refusal.code, resolved.realm.edition)

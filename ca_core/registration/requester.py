@@ -5,10 +5,11 @@ import hashlib
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 from sqlalchemy import bindparam, select
 
 from ca_core.csr import ParsedCsr
-from ca_core.errors import NotAuthenticated, NotAuthorized, Refusal
+from ca_core.errors import Claim, NotAuthenticated, NotAuthorized, Refusal
 from ca_core.model import AUTHENTICATED, DeviceRecord, Evidence, Means, Requester, SecretRecord
 from ca_core.public_key import check_public_key, spki_sha256
 from ca_core.records.query import Query
@@ -17,7 +18,7 @@ from ca_core.records.store import Store
 from ca_core.registration.admission.challenge import find_named, is_challenge, recall_challenge
 from ca_core.registration.admission.idevid import admit_by_idevid
 from ca_core.registration.admission.own_certificate import find_own_certificate, judge_own_certificate
-from ca_core.registration.admission.secret import admit_by_secret, recall_secret
+from ca_core.registration.admission.secret import admit_by_secret, looks_like_secret, recall_secret
 from ca_core.registration.admission.ways import Way
 from ca_core.registration.device import require_active
 from ca_core.registration.realm import Realm, Resolved
@@ -77,6 +78,24 @@ def proven(resolved: Resolved, requester: Requester, csr: ParsedCsr) -> dict[str
     if requester.means is Means.SECRET:
         found["user.name"] = device.username
     return found
+
+
+def claim_of(evidence: Evidence, csr: ParsedCsr) -> Claim:
+    """Who somebody says it is, from what it sent; nothing of it is proven."""
+    name, serial = evidence.username or csr.common_name, None
+    if evidence.chain:
+        try:
+            leaf = x509.load_der_x509_certificate(evidence.chain[0])
+            numbers = leaf.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)
+            serial = str(numbers[0].value) if numbers else format(leaf.serial_number, "x")
+        except (ValueError, TypeError):  # a stranger's certificate may be anything
+            serial = None
+    return Claim(_kept(name), _kept(serial), csr.spki_sha256)
+
+
+def _kept(text: str | None) -> str | None:
+    """What was claimed as it may be kept and shown: escaped, and never what somebody sent in the wrong place."""
+    return None if not text or looks_like_secret(text) else ascii(text[:64])[1:-1]
 
 
 @dataclass(frozen=True, slots=True)

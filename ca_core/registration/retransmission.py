@@ -27,6 +27,7 @@ def is_answer(columns: ReadOnlyColumnCollection[str, Any], now: ColumnElement[in
     return and_(
         columns.status == "valid",
         columns.replaced_by_id.is_(None),
+        columns.superseded_at.is_(None),
         columns.not_after > now,
         not_(newer_is_revoked(columns.realm_id, columns.device_id, columns.id)),
     )

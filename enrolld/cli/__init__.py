@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "realm": ("realm", "Device lines: add, list, show, export, apply, edit, challenge."),
     "profile": ("profile", "Rules for kinds of certificates: list, show, presets."),
     "trust": ("trust", "Manufacturers whose devices a realm admits: add, list, remove."),
-    "device": ("device", "Devices and their secrets: add, list, show, secret, why, suspend, resume."),
+    "device": ("device", "Devices: add, import, list, show, secret, why, suspend, resume, replace, retire."),
     "request": ("request", "Requests that wait for you: list, show, approve, reject."),
     "cert": ("cert", "Issued certificates: list, show, revoke."),
     "ca": ("ca", "CA certificates: list, export."),

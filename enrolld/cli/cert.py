@@ -11,7 +11,10 @@ from enrolld.cli import options, output
 from enrolld.cli.frame import GroupWithGlobals, Session, listing, pass_session
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ca_core.core import Core
+    from ca_core.rows import Revocation
 
 REASONS = ["unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"]
 REASONS += ["certificateHold", "privilegeWithdrawn"]
@@ -92,22 +95,10 @@ def revoke(session: Session, serial: str, realm: str | None, reason: str, wait: 
 
     It and older certificates of the device renew no more; 'device suspend' shuts the device out of every way in.
     """
-    import asyncio
 
     async def body(core: "Core") -> tuple[object, bool]:
         revocation = await core.certificates.revoke(serial, reason=reason, realm=realm, actor=session.actor)
-        # From here on the revocation holds. That its CRL is late is said, and is no failure of the command.
-        until = time.monotonic() + wait.total_seconds()
-        if core.config.unlock_key is not None:
-            try:
-                await core.crls.publish(revocation.issuer)
-            except InternalError as exc:
-                output.words(f"The CRL can't be signed here ({output.printable(exc)}); waiting for the daemon.")
-        while True:
-            published = await core.crls.is_published(revocation)
-            if published or time.monotonic() >= until:
-                return revocation.certificate, published
-            await asyncio.sleep(_POLL)
+        return revocation.certificate, await publish(core, [revocation], wait)
 
     row, published = session.run(body, key=None)
     values = output.plain(row)
@@ -122,3 +113,22 @@ def revoke(session: Session, serial: str, realm: str | None, reason: str, wait: 
         session.next(f"{words} To shut the device out of every way in:", shut_out)
     else:
         session.next("It is revoked; the CRL that says so is not out yet. The daemon publishes it, or:", "crl publish")
+
+
+async def publish(core: "Core", revocations: "Sequence[Revocation]", wait: dt.timedelta) -> bool:
+    """Whether the CRLs that list these are out: signed here where the key is at hand, else waited for."""
+    import asyncio
+
+    # The revocations hold. That a CRL is late is said, and is no failure of the command.
+    until = time.monotonic() + wait.total_seconds()
+    if core.config.unlock_key is not None:
+        try:
+            for issuer in sorted({revocation.issuer for revocation in revocations}):
+                await core.crls.publish(issuer)
+        except InternalError as exc:
+            output.words(f"The CRL can't be signed here ({output.printable(exc)}); waiting for the daemon.")
+    while True:
+        published = all([await core.crls.is_published(revocation) for revocation in revocations])
+        if published or time.monotonic() >= until:
+            return published
+        await asyncio.sleep(_POLL)

@@ -1,27 +1,34 @@
-"""`enrolld device`: who may enroll, with which secret, and why one could not."""
+"""`enrolld device`: who may enroll, with which secret, and why one could not; the acts on one in `device_life`."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from enrolld.cli import options, output
+from ca_core.errors import OperatorError
+from ca_core.names import parse_duration
+from enrolld.cli import device_import, device_life, options, output
 from enrolld.cli.frame import GroupWithGlobals, Session, listing, pass_session
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ca_core.core import Core
+    from ca_core.rows import ActRow, DeviceRow, Why
 
 COLUMNS: list[output.Column] = [
     ("device", "device"),
     ("realm", "realm"),
-    ("state", "state"),
+    ("state", lambda row: "overdue" if row.get("overdue") else row.get("state")),
     ("profile", "profile"),
     ("serial number", "serial_number"),
     ("manufacturer", "manufacturer"),
     ("names", "names"),
     ("last seen", "last_seen_at"),
+    ("not after", "not_after"),
+    ("renews about", "expected_renewal_at"),
 ]
-FIELDS = ["device", "realm", "profile", "state", "serial_number", "manufacturer", "names", "owner"]
-FIELDS += ["created_at", "last_seen_at"]
+STATES = ["expected", "active", "suspended", "retired"]
+NONE_YET = "No devices yet; 'enrolld device add NAME' registers one."
 
 
 @click.group(cls=GroupWithGlobals)
@@ -70,17 +77,40 @@ def add(
 
 @device.command("list")
 @options.any_realm
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@click.option("--overdue", is_flag=True, help="Only those that should have renewed and were not seen since.")
+@click.option("--expiring", metavar="7d", help="Only those whose newest certificate ends within this time.")
 @options.paging
 @pass_session
-def list_(session: Session, realm: str | None, limit: int, after: str | None) -> None:
-    """List devices."""
+def list_(
+    session: Session,
+    realm: str | None,
+    state: str | None,
+    expiring: str | None,
+    limit: int,
+    after: str | None,
+    *,
+    overdue: bool,
+) -> None:
+    """List devices as they were added; overdue and expiring ones with the most pressing first."""
+    if sum((state is not None, overdue, expiring is not None)) > 1:
+        raise click.UsageError("--state, --overdue and --expiring are lists of their own; give one of them.")
+    within = parse_duration(expiring) if expiring is not None else None
+
+    async def fetch(core: "Core", count: int, position: str | None) -> "list[DeviceRow]":
+        from ca_core.model import DeviceState
+        from ca_core.registration.device_list import Choice
+
+        choice = Choice(DeviceState(state) if state is not None else None, overdue, within)
+        return await core.devices.list(realm, choice=choice, limit=count, after=position)
+
     listing(
         session,
         COLUMNS,
-        lambda core, count, position: core.devices.list(realm, limit=count, after=position),
+        fetch,
         limit=limit,
         after=after,
-        empty="No devices yet; 'enrolld device add NAME' registers one.",
+        empty="No such devices." if state or overdue or expiring else NONE_YET,
     )
 
 
@@ -89,8 +119,19 @@ def list_(session: Session, realm: str | None, limit: int, after: str | None) ->
 @options.realm
 @pass_session
 def show(session: Session, name: str, realm: str) -> None:
-    """Show one device."""
-    _show(session, session.run(lambda core: core.devices.show(realm, name)))
+    """Show one device, and what happened with it, newest first."""
+
+    async def body(core: "Core") -> "tuple[DeviceRow, Sequence[ActRow]]":
+        return await core.devices.show(realm, name), await core.devices.history(realm, name)
+
+    row, history = session.run(body)
+    acts = [output.plain(act) for act in history]
+    if session.json:
+        device_life.show_device(session, row, history=acts)
+        return
+    device_life.show_device(session, row)
+    output.raw("")
+    output.table(acts, [("at", "at"), ("act", "act"), ("by", "actor"), ("serial", "serial"), ("details", _details)])
 
 
 @device.command()
@@ -108,12 +149,35 @@ def secret(session: Session, name: str, realm: str, expires: str | None) -> None
 
 
 @device.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @options.realm
+@click.option("--unknown", is_flag=True, help="Of callers that are no known device, by what they showed:")
+@click.option("--source", metavar="IP", help="their address,")
+@click.option("--key", metavar="HEX", help="the SHA-256 of the key in their CSR,")
+@click.option("--serial", metavar="X", help="the serial number of their IDevID or certificate,")
+@click.option("--transaction", metavar="ID", help="or SCEP's transactionID.")
 @pass_session
-def why(session: Session, name: str, realm: str) -> None:
-    """Say in a sentence how the device fares, then what it asked and was answered."""
-    answer = output.plain(session.run(lambda core: core.devices.why(realm, name)))
+def why(session: Session, /, name: str | None, realm: str, *, unknown: bool, **shown: str | None) -> None:
+    """Say in a sentence how the device fares, then what it asked and was answered.
+
+    Of a NAME that is not registered: what was answered to callers who claimed it.
+    """
+    given = {option: value for option, value in shown.items() if value is not None}
+    if not unknown and (given or name is None):
+        raise click.UsageError(
+            f"--{next(iter(given))} goes with --unknown." if given else "Name a device, or --unknown."
+        )
+
+    async def body(core: "Core") -> "Why":
+        if not unknown and name is not None:
+            return await core.devices.why(realm, name)
+        from ca_core.registration.attempts import Asked
+
+        key = _digest(given["key"]) if "key" in given else None
+        asked = Asked(name, given.get("source"), key, given.get("serial"), given.get("transaction"))
+        return await core.devices.why_unknown(asked)
+
+    answer = output.plain(session.run(body))
     if session.json:
         output.emit_json(answer)
         return
@@ -132,34 +196,32 @@ def why(session: Session, name: str, realm: str) -> None:
         output.table(rows if isinstance(rows, list) else [], columns)
 
 
-@device.command()
-@click.argument("name")
-@options.realm
-@pass_session
-def suspend(session: Session, name: str, realm: str) -> None:
-    """Shut the device out of every way in until it is resumed; the certificates that it has stay valid."""
-    _show(session, session.run(lambda core: core.devices.suspend(realm, name, actor=session.actor)))
-    session.next(
-        "Nothing is issued to it any more. For those who check the CRL, revoke its certificates; this lists them:",
-        f"cert list --device {name}" + (f" --realm {realm}" if realm != "default" else ""),
-    )
+for _command in (
+    device_import.import_,
+    device_life.suspend,
+    device_life.resume,
+    device_life.replace,
+    device_life.retire,
+):
+    device.add_command(_command)
 
 
-@device.command()
-@click.argument("name")
-@options.realm
-@pass_session
-def resume(session: Session, name: str, realm: str) -> None:
-    """Let a suspended device in again."""
-    _show(session, session.run(lambda core: core.devices.resume(realm, name, actor=session.actor)))
+def _details(row: output.Row) -> object:
+    """What an act's event tells, without what it leaves open."""
+    told = row.get("details")
+    if not isinstance(told, dict):
+        return told
+    return [f"{name}: {output.printable(value)}" for name, value in told.items() if value not in (None, [], "", {})]
 
 
-def _show(session: Session, row: object) -> None:
-    values = output.plain(row)
-    if session.json:
-        output.emit_json(values)
-    else:
-        output.details((name.replace("_", " "), values.get(name)) for name in FIELDS)
+def _digest(text: str) -> bytes:
+    try:
+        digest = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise OperatorError("key_invalid", "That is not the SHA-256 of a key.", "Give its 64 digits of hex.")
+    return digest
 
 
 def _hand_out(session: Session, handed: object) -> None:

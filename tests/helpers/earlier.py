@@ -11,6 +11,24 @@ __all__ = ["take_back"]
 
 _REVISIONS = Path(migrating.__file__).with_name("migrations") / "versions"
 _TRIGGERS = ("device", "certificate", "device_secret")
+_TO_0005 = """
+DROP INDEX ix_device_state;
+DROP INDEX ix_device_overdue;
+DROP INDEX ix_device_not_after;
+DROP INDEX ix_audit_device;
+DROP TABLE device_import;
+DROP TABLE device_import_row;
+ALTER TABLE device DROP COLUMN not_after;
+ALTER TABLE device DROP COLUMN expected_renewal_at;
+ALTER TABLE device DROP COLUMN overdue_at;
+ALTER TABLE device DROP COLUMN renewal_shares;
+ALTER TABLE device DROP COLUMN import_id;
+ALTER TABLE device DROP COLUMN replaced_by_id;
+ALTER TABLE certificate DROP COLUMN superseded_at;
+ALTER TABLE attempt DROP COLUMN claimed;
+ALTER TABLE attempt DROP COLUMN claimed_serial;
+ALTER TABLE attempt DROP COLUMN key_sha256;
+"""
 _TO_0003 = """
 DROP TABLE audit_head;
 DROP INDEX ix_writer_news;
@@ -47,7 +65,7 @@ def _to_0004() -> str:
     return drop + keep + "".join(f"{made};" for counted in tally["_ALL"] for made in tally["_triggers"](counted))
 
 
-_BACK = {"0004": _to_0004(), "0003": _TO_0003, "0002": _TO_0002, "0001": _TO_0001}
+_BACK = {"0005": _TO_0005, "0004": _to_0004(), "0003": _TO_0003, "0002": _TO_0002, "0001": _TO_0001}
 
 
 def take_back(database: Path, revision: str) -> None:

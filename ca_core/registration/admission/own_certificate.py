@@ -54,6 +54,8 @@ _BY_FINGERPRINT = Query(
         _c.status,
         _c.profile,
         case((newer_is_revoked(_c.realm_id, _c.device_id, _c.id), 1), else_=0),
+        _c.superseded_at,
+        _c.replaced_by_id,
     )
     .join(device, (device.c.realm_id == _c.realm_id) & (device.c.id == _c.device_id))
     .where(
@@ -82,6 +84,8 @@ async def find_own_certificate(
         status=row[WIDTH + 7],
         profile=row[WIDTH + 8],
         newer_is_revoked=bool(row[WIDTH + 9]),
+        is_superseded=row[WIDTH + 10] is not None,
+        is_renewed=row[WIDTH + 11] is not None,
     )
     return record(row), own
 
@@ -96,6 +100,10 @@ def judge_own_certificate(realm: Realm, device: DeviceRecord, own: OwnCertificat
         )
     if own.status != "valid":
         raise NotAuthenticated("certificate_revoked", "The client certificate is revoked.", detail=named, device=who)
+    if own.is_superseded:
+        raise NotAuthenticated(
+            "certificate_superseded", "The client certificate is not accepted any more.", detail=named, device=who
+        )
     if own.newer_is_revoked:
         # What was revoked is the device's identity; the certificate before it must not bring it back.
         raise NotAuthenticated(

@@ -7,6 +7,7 @@ it are the same. The operator learns which it was.
 import datetime as dt
 import hashlib
 import hmac
+import re
 import secrets
 
 from sqlalchemy import bindparam, select
@@ -25,6 +26,7 @@ from ca_core.registration.realm import Realm
 ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # of [a-z2-9], without l and o: 5 bits a character
 _SELECTOR = 8
 _SECRET = 26  # 130 bits; router command lines choke on more
+_FORM = re.compile(rf"[{ALPHABET}]{{{_SELECTOR}}}\.[{ALPHABET}]{{{_SECRET}}}")
 _NOTHING = hashlib.sha256(b"no such secret").digest()
 _MESSAGE = "The credentials are not accepted."
 
@@ -46,9 +48,16 @@ _BY_ID = Query(_SECRETS.where(_s.realm_id == bindparam("realm_id"), _s.id == bin
 
 def new_secret() -> tuple[str, str, bytes]:
     """A new secret as (text to hand out, selector, SHA-256 of the text)."""
-    selector = "".join(secrets.choice(ALPHABET) for _ in range(_SELECTOR))
-    text = selector + "." + "".join(secrets.choice(ALPHABET) for _ in range(_SECRET))
+    # 32 characters: five random bits choose each of them, and the system is asked once.
+    drawn = "".join(ALPHABET[byte & 31] for byte in secrets.token_bytes(_SELECTOR + _SECRET))
+    selector = drawn[:_SELECTOR]
+    text = f"{selector}.{drawn[_SELECTOR:]}"
     return text, selector, hash_secret(text)
+
+
+def looks_like_secret(text: str) -> bool:
+    """Whether the text holds what may be a secret of ours."""
+    return _FORM.search(text) is not None
 
 
 def hash_secret(text: str) -> bytes:

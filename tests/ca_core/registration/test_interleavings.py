@@ -53,9 +53,15 @@ async def _new_secret(scene: "Scene") -> object:
     return await scene.operator.devices.secret("default", scene.name, actor="operator:test")
 
 
+async def _replace(scene: "Scene") -> object:
+    return await scene.operator.devices.new_board("default", scene.name, actor="operator:test")
+
+
 CASES: dict[str, tuple[Means, Act, set[str]]] = {
     "secret-suspend": (Means.SECRET, _suspend, {"device_suspended"}),
     "secret-new-secret": (Means.SECRET, _new_secret, {"secret_void"}),
+    "secret-replace": (Means.SECRET, _replace, {"secret_void"}),
+    "own-replace": (Means.OWN_CERTIFICATE, _replace, {"certificate_superseded"}),
     "own-suspend": (Means.OWN_CERTIFICATE, _suspend, {"device_suspended"}),
     "own-revoke": (Means.OWN_CERTIFICATE, _revoke, {"certificate_revoked"}),
     "own-revoke-newer": (Means.OWN_CERTIFICATE, _revoke_newer, {"newer_certificate_revoked"}),

@@ -266,12 +266,17 @@ async def test_why_tells_where_a_device_stands_in_one_sentence(core: Core, clock
     issued = await ask(core, Evidence(secret=handed.secret), csr_of(new_key()))
     serial = format(issued.serial, "x")
     until = x509.load_der_x509_certificate(issued.certificate).not_valid_after_utc
-    assert await _why(core) == f"All is well: its certificate {serial} is valid until {until:%Y-%m-%dT%H:%M:%SZ}."
+    renewal = (await core.devices.show("default", "sensor")).expected_renewal_at
+    assert (
+        await _why(core)
+        == f"All is well: its certificate {serial} is valid until {until:%Y-%m-%dT%H:%M:%SZ}, and it should renew about"
+        f" {renewal}."
+    )
     await core.devices.suspend("default", "sensor", actor=ME)
     assert "It is suspended; 'enrolld device resume sensor'" in await _why(core)
     await core.devices.resume("default", "sensor", actor=ME)
     clock.forward(days=91)
-    assert f"Its last certificate, {serial}, expired" in await _why(core)
+    assert f"its certificate expired {until:%Y-%m-%dT%H:%M:%SZ}, and it should have renewed about" in await _why(core)
     await core.certificates.revoke(serial, actor=ME)
     assert f"Its last certificate, {serial}, is revoked" in await _why(core)
 
