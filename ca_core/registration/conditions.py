@@ -102,15 +102,8 @@ _NOT_ASKED_BEFORE: dict[str, ColumnElement[bool]] = {
     )
 }
 
-# A factory identity has a key certified once in a transaction: what it signed may be sent again by anybody. And the
-# device may have another board by now.
-_FACTORY: dict[str, ColumnElement[bool]] = {
-    "device_identity": exists().where(
-        _d.realm_id == bindparam("realm_id"),
-        _d.id == bindparam("device_id"),
-        _d.manufacturer == bindparam("of_manufacturer"),
-        _d.serial_number == bindparam("of_serial_number"),
-    ),
+# What is signed by a lasting key is certified once in a transaction: it may be sent again by anybody.
+_BEGUN: dict[str, ColumnElement[bool]] = {
     "transaction_not_begun": not_(
         exists().where(
             *_OF_TRANSACTION,
@@ -118,14 +111,23 @@ _FACTORY: dict[str, ColumnElement[bool]] = {
         )
     ),
 }
+# A factory identity is the device's as long as the device has that board.
+_FACTORY: dict[str, ColumnElement[bool]] = {
+    "device_identity": exists().where(
+        _d.realm_id == bindparam("realm_id"),
+        _d.id == bindparam("device_id"),
+        _d.manufacturer == bindparam("of_manufacturer"),
+        _d.serial_number == bindparam("of_serial_number"),
+    ),
+} | _BEGUN
 
 CONDITIONS: dict[Means, dict[str, ColumnElement[bool]]] = {
     Means.SECRET: _ALWAYS | _SECRET,
     Means.IDEVID: _ALWAYS | _CREDENTIAL_KEY | _FACTORY | _NOT_ASKED_BEFORE,
     Means.OWN_CERTIFICATE: _ALWAYS | _CREDENTIAL_KEY | _OWN | _NOT_ASKED_BEFORE,
-    Means.CHALLENGE: _ALWAYS | _FACTORY | _NOT_ASKED_BEFORE,
-    Means.OPEN: _ALWAYS | _FACTORY | _NOT_ASKED_BEFORE,
-    Means.APPROVAL: _ALWAYS | _FACTORY | _NOT_ASKED_BEFORE,
+    Means.CHALLENGE: _ALWAYS | _BEGUN | _NOT_ASKED_BEFORE,
+    Means.OPEN: _ALWAYS | _BEGUN | _NOT_ASKED_BEFORE,
+    Means.APPROVAL: _ALWAYS | _BEGUN | _NOT_ASKED_BEFORE,
 }
 
 NARROWING: dict[str, ColumnElement[bool]] = {

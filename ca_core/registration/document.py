@@ -207,6 +207,8 @@ def _scep_faults(document: RealmDocument) -> list[str]:
         return [f"scep.profile: no profile '{name}' (have: {', '.join(document.profiles)})"]
     if profile.issuer != "rsa":
         return [f"scep.profile: '{name}' is not under the rsa issuer, and stock SCEP clients know nothing but RSA"]
+    if document.scep.enabled and not any(kind.startswith("rsa") for kind in profile.keys):
+        return [f"scep.profile: '{name}' allows no RSA keys, and SCEP carries no others (add rsa to its keys)"]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Two primes close together, found by Fermat's way of factoring (CVE-2022-26320, printers and HSMs among them).
+"""Two primes close together, found by Fermat's way of factoring (CVE-2022-26320, of printers).
 
 n = p*q = a^2 - b^2 with a = (p+q)/2 and b = (p-q)/2, so that for close primes a is just above the root of n. How many
 steps are tried is what the CA/Browser Forum's Baseline Requirements ask of public CAs (6.1.1.3): a hundred.

@@ -5,8 +5,8 @@ reads what the packages openssl-blacklist and openssl-blacklist-extra put into `
 openssl-vulnkey(1) describes them: a line per key, the last 80 bits of SHA-1 of what `openssl rsa -modulus` prints, in
 hex; comments begin with `#`. Without a file for its size, no key is found here.
 
-The keys can be made again only by the OpenSSL of then, or by what does the same step by step, in days of computing; so
-the lists are read and not made.
+The keys can be made again only by the OpenSSL of then, or by what does the same step by step, in many hours of
+computing for each size; so the lists are read and not made.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 
 FOLDER = Path("/usr/share/openssl-blacklist")
 MAX_FILE = 32 * 1024 * 1024
-"""Bytes that are read of a list; those that were published have 6 MiB."""
+"""Bytes that are read of a list; those that were published have some 6 MiB."""
 
 _LOG = logging.getLogger(__name__)
 _SIZE = 10  # bytes of a fingerprint

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
@@ -152,6 +153,17 @@ def test_case_17_ed25519_point_of_small_order_is_refused_and_its_neighbour_passe
         load_public_key(ed25519_spki(y | sign))
     assert (caught.value.code, caught.value.message) == ("key_invalid", "The Ed25519 key is a point of small order.")
     assert key_kind(load_public_key(ed25519_spki(9))) == "ed25519"
+
+
+def test_case_17_point_off_the_curve_of_ed25519_verifies_nothing() -> None:
+    """The library loads it, so that it is the proof of possession that fails."""
+    key = load_public_key(ed25519_spki(2))
+    assert isinstance(key, ed25519.Ed25519PublicKey)
+    for signature in (bytes(64), (2).to_bytes(32, "little") + bytes(32), (1).to_bytes(32, "little") + bytes(32)):
+        with pytest.raises(InvalidSignature):
+            key.verify(signature, b"whatever")
+    own = ed25519.Ed25519PrivateKey.generate()
+    own.public_key().verify(own.sign(b"whatever"), b"whatever")
 
 
 def test_every_point_of_small_order_is_known() -> None:

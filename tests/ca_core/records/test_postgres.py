@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -28,6 +29,7 @@ from ca_core.records.unit import Guard, Unit
 from tests.end_to_end.clients import needs
 from tests.helpers.cable import Cable, laid_cable
 from tests.helpers.core import ME, Installation, ask, code_of, csr_of, edit_realm, enrolled, new_key
+from tests.helpers.kept import load
 from tests.helpers.postgres import Postgres
 
 _ADD = Query(insert_into(realm).returning(realm.c.id))
@@ -758,28 +760,21 @@ async def test_nobody_makes_a_ca_where_a_copy_was_cut_off(database: str) -> None
 
 
 async def test_an_upgrade_that_would_hold_up_every_node_gives_way(
-    postgres: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A dump that reads a table is enough: whoever comes after the waiting ALTER TABLE waits as well."""
     monkeypatch.setattr(postgres_database, "_TRIES", 1)
-    create_store(database)
-    name = database.rpartition("/")[2]
-    postgres.psql("ALTER TABLE tally DROP COLUMN shard CASCADE", database=name)  # as revision 0005 finds it
-    for table in ("device", "certificate", "device_secret", "audit"):
-        postgres.psql(f"DROP FUNCTION IF EXISTS tally_{table}_insert CASCADE", database=name)
-        postgres.psql(f"DROP FUNCTION IF EXISTS tally_{table}_update CASCADE", database=name)
-        postgres.psql(f"DROP FUNCTION IF EXISTS tally_{table}_delete CASCADE", database=name)
-    postgres.psql("UPDATE alembic_version SET version_num = '0004'", database=name)
+    load("0005", tmp_path / "kept", postgres, database.rpartition("/")[2])
     connection = postgres_link.connect(postgres_link.conninfo_of(database, "dump"))
     try:
         connection.execute("SET idle_in_transaction_session_timeout = 0; ")
         connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM tally")
+        connection.execute("SELECT count(*) FROM device")
         with pytest.raises(OperatorError) as caught:
             await asyncio.to_thread(upgrade_store, database)
         assert caught.value.code == "store_busy"
         connection.execute("ROLLBACK")
-        assert upgrade_store(database) == ("0004", None)
+        assert upgrade_store(database) == ("0005", None)
     finally:
         connection.close()
     open_store(database, process="test", version="1").close()

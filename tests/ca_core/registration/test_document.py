@@ -225,6 +225,15 @@ def test_a_kind_of_key_that_nobody_can_have_is_told_with_its_path(keys: str, tol
     assert told in _message(MINIMAL + f"keys = {keys}")
 
 
+def test_a_profile_for_scep_must_allow_what_scep_carries() -> None:
+    text = 'name = "line"\n[profiles.scep]\nissuer = "rsa"\nkeys = ["ed25519", "ml-dsa-65"]\n'
+    message = "scep.profile: 'scep' allows no RSA keys, and SCEP carries no others (add rsa to its keys)"
+    est = '[est]\nprofile = "scep"\n'
+    assert message in _message(text + est)
+    assert not parse_toml(text + est + "[scep]\nenabled = false\n").speaks_scep
+    assert parse_toml(text.replace('"ed25519"', '"rsa-3072"') + est).speaks_scep
+
+
 def test_hosts_become_lower_case() -> None:
     assert parse_toml('hosts = ["A.Example."]\n' + MINIMAL).hosts == ("a.example",)
 
