@@ -6,8 +6,10 @@ from importlib import metadata
 from typing import Self
 
 from ca_core.authority.crl import Crls
+from ca_core.authority.hsm import Hsm
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuers
+from ca_core.authority.pin import HsmSettings
 from ca_core.authority.sealing import UnlockKey
 from ca_core.gate import Gate
 from ca_core.limits import RateLimits, Rates, source_of
@@ -51,7 +53,7 @@ class CoreConfig:
     where relying parties fetch CRLs (`http://host[:port]`); `demo` limits certificates to seven days; `process` (serve,
     cli) stands in the audit trail; `meter` is told what is to be counted. `rates` limits how often somebody may ask,
     and `waiting` how many requests wait for their turn. `webhook` asks the realms' webhooks. `chance` shortens
-    lifetimes where a profile wants that.
+    lifetimes where a profile wants that. `hsm` is how keys in a HSM are reached.
     """
 
     store_url: str
@@ -66,6 +68,7 @@ class CoreConfig:
     waiting: int = 512
     webhook: Webhook | None = None
     chance: Chance = CHANCE
+    hsm: HsmSettings | None = None
 
 
 class Core:
@@ -75,7 +78,8 @@ class Core:
         self.config = config
         self.store = store
         clock = config.clock
-        self.issuance = Issuance(store, config.unlock_key, config.meter)
+        self.hsm = Hsm(config.hsm) if config.hsm is not None else None
+        self.issuance = Issuance(store, config.unlock_key, config.meter, self.hsm)
         self._issuers = Issuers(store)
         self.rates = Rates(config.rates)
         self.gate = Gate(waiting=config.waiting)
@@ -152,8 +156,19 @@ class Core:
         return exists(store_url)
 
     def close(self) -> None:
-        """Write what is queued, and let go of the store."""
+        """Write what is queued, and let go of the store and the HSM."""
         self.store.close()
+        if self.hsm is not None:
+            self.hsm.close()
+
+    async def prove_hsm(self) -> None:
+        """See that every key in a HSM that an active realm needs can be used. Raises `HsmUnfit`, `Unavailable`."""
+        for realm in (await self.realms.current()).values():
+            if realm.state == "active":
+                for issuer in await self._issuers.of_realm(realm.id, realm.edition):
+                    if issuer.state == "active" and await self.issuance.token_of(issuer) is not None:
+                        await self.issuance.check_key(issuer)
+        await self.ra_certificates.prove()
 
     @property
     def headroom(self) -> Headroom | None:

@@ -17,8 +17,10 @@
     +-- InternalError          ours: logged, never told
         +-- Unavailable        nothing can be issued now; asking again later may help
         |   +-- Overloaded     too many others ask; nothing was done for this one
+        |   +-- SignerUnavailable   a HSM that worked does not at the moment
         +-- SealingFailed      a key can't be opened with this unlock key
         |   +-- IssuerUnfit    a CA certificate that nobody would believe
+        |   +-- HsmUnfit       a key in a HSM that can't be used: no module, token, PIN, key or mechanism for it
         +-- ConditionFailed    a fact that the decision stood on no longer held at the commit
         +-- ConstraintFailed   the store refused a row
 
@@ -37,6 +39,7 @@ __all__ = [
     "ConditionFailed",
     "ConstraintFailed",
     "CoreError",
+    "HsmUnfit",
     "InternalError",
     "IssuerUnfit",
     "MalformedRequest",
@@ -48,6 +51,7 @@ __all__ = [
     "PopFailed",
     "Refusal",
     "SealingFailed",
+    "SignerUnavailable",
     "TooLarge",
     "TooMany",
     "Unavailable",
@@ -156,6 +160,10 @@ class Overloaded(Unavailable):
         self.retry_after = retry_after
 
 
+class SignerUnavailable(Unavailable):
+    """A key in a HSM can't be used at the moment: its session, its token or the way to it is gone."""
+
+
 class SealingFailed(InternalError):
     """A sealed key does not open with this unlock key, or does not match its certificate."""
 
@@ -166,6 +174,15 @@ class IssuerUnfit(SealingFailed):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class HsmUnfit(SealingFailed):
+    """A key in a HSM can't be used, and won't be before somebody mends it. `code` is a finding's, with its `remedy`."""
+
+    def __init__(self, code: str, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.remedy = remedy
 
 
 class ConditionFailed(InternalError):

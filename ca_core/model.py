@@ -237,7 +237,10 @@ class RaKey(Protocol):
     """Holder of an RA's RSA key, which opens requests and signs answers, and issues nothing. It may be slow."""
 
     async def unwrap(self, encrypted_key: bytes, algorithm: padding.AsymmetricPadding) -> bytes:
-        """A content-encryption key; ValueError, or any bytes at all, when it can't be unwrapped."""
+        """A content-encryption key; ValueError, or any bytes at all, when it can't be unwrapped.
+
+        UnsupportedAlgorithm (of `cryptography`) when nothing can be, by this algorithm.
+        """
         ...
 
     async def sign(self, data: bytes, digest: hashes.HashAlgorithm) -> bytes:

@@ -53,6 +53,8 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "ENROLLD_PROXY_FROM": ("proxy", "from"),
     "ENROLLD_STORE": ("store", "url"),
     "ENROLLD_UNLOCK_FILE": ("unlock", "file"),
+    "ENROLLD_HSM_MODULE": ("hsm", "module"),
+    "ENROLLD_HSM_PIN_FILE": ("hsm", "pin_file"),
     "ENROLLD_LOG_FORMAT": ("log", "format"),
     "ENROLLD_LOG_LEVEL": ("log", "level"),
 }
@@ -89,6 +91,13 @@ class UnlockSection(msgspec.Struct, forbid_unknown_fields=True):
     file: str | None = None
 
 
+class HsmSection(msgspec.Struct, forbid_unknown_fields=True):
+    """`[hsm]`: the PKCS#11 module, and the file with the PIN of its tokens."""
+
+    module: str = "p11-kit-proxy.so"
+    pin_file: str | None = None
+
+
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[log]`: `auto` is text on a terminal, JSON elsewhere."""
 
@@ -106,6 +115,7 @@ class NodeFile(msgspec.Struct, forbid_unknown_fields=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     store: StoreSection = msgspec.field(default_factory=StoreSection)
     unlock: UnlockSection = msgspec.field(default_factory=UnlockSection)
+    hsm: HsmSection = msgspec.field(default_factory=HsmSection)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
     webhook_keys: dict[str, str] = msgspec.field(default_factory=dict)
 
@@ -139,6 +149,8 @@ class Node(msgspec.Struct, frozen=True):
     workers: int
     store_url: str
     unlock_file: Path | None
+    hsm_module: str
+    hsm_pin_file: Path | None
     log: LogSettings
     webhook_keys: dict[str, Path] = {}
     """The files of the keys that realms' webhooks name."""
@@ -192,7 +204,9 @@ class Node(msgspec.Struct, frozen=True):
             limits=content.limits,
             workers=content.workers,
             store_url=url,
-            unlock_file=_unlock_file(content.unlock.file, directory, environ),
+            unlock_file=_secret_file(content.unlock.file, directory, environ, "ENROLLD_UNLOCK_FILE"),
+            hsm_module=content.hsm.module,
+            hsm_pin_file=_secret_file(content.hsm.pin_file, directory, environ, "ENROLLD_HSM_PIN_FILE"),
             log=content.log,
             webhook_keys={
                 name: directory / os.path.expanduser(text) for name, text in sorted(content.webhook_keys.items())
@@ -276,6 +290,10 @@ names = [{given}]
 
 [webhook_keys]              # what realms' webhooks know this installation by; files that nobody else can read
 # NAME = "PATH"             # such as keys/NAME, made by 'openssl rand -hex 32'
+
+[hsm]                       # keys of realms that were made with `realm add --hsm TOKEN`; see the README
+# module = "p11-kit-proxy.so"
+# pin_file = "keys/pin"     # the PIN of the tokens; better a systemd credential named enrolld-hsm-pin
 
 [log]
 # format = "auto"           # text on a terminal, else json
@@ -439,8 +457,8 @@ def _is_host_name(name: str) -> bool:
     return len(name) <= 253 and bool(re.fullmatch(rf"{label}(\.{label})*", name, re.ASCII))
 
 
-def _unlock_file(text: str | None, directory: Path, environ: Mapping[str, str]) -> Path | None:
+def _secret_file(text: str | None, directory: Path, environ: Mapping[str, str], variable: str) -> Path | None:
     if text is None:
         return None
     # A path of the file is meant from the file; one from a variable, from where the command runs.
-    return Path(text).absolute() if environ.get("ENROLLD_UNLOCK_FILE") else directory / os.path.expanduser(text)
+    return Path(text).absolute() if environ.get(variable) else directory / os.path.expanduser(text)

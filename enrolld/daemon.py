@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from ca_core.authority.pin import HsmSettings
 from ca_core.authority.sealing import UnlockKey
 from ca_core.core import Core, CoreConfig
-from ca_core.errors import CoreError, OperatorError
+from ca_core.errors import CoreError, HsmUnfit, OperatorError
 from ca_core.names import DEFAULT_REALM
 from ca_core.records import opening
-from enrolld import log, notify, process, running, sockets, unlock
+from enrolld import faults, log, notify, process, running, sockets, unlock, wrong_pin
 from enrolld.config import FILE_NAME, Node, starting_file, unknown_variables
 from enrolld.process import BoardSettings, SocketSettings, WorkerSettings
 from enrolld.running import Listener, RunState
@@ -177,9 +178,9 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
                 _tell(node, told)
                 await prepare()  # until now the old workers saw to their own names
 
-            return _worker_settings(new, told, new_names, current_key), adopted
+            return _worker_settings(new, told, new_names, current_key, config.hsm), adopted
 
-        supervisor = Supervisor(_worker_settings(node, state, names, key), node.workers)
+        supervisor = Supervisor(_worker_settings(node, state, names, key, config.hsm), node.workers)
         asyncio.run(supervisor.run(bound, ready, lambda: running.withdraw(node.dir), reload))
     finally:
         for _, one in bound:
@@ -288,7 +289,12 @@ def _unlock_key(node: Node, *, new: bool) -> tuple[UnlockKey | None, Path | None
 
 def _config(node: Node, key: UnlockKey | None, public_url: str, process_name: str) -> CoreConfig:
     return CoreConfig(
-        store_url=node.store_url, unlock_key=key, public_url=public_url, demo=node.demo, process=process_name
+        store_url=node.store_url,
+        unlock_key=key,
+        public_url=public_url,
+        demo=node.demo,
+        process=process_name,
+        hsm=unlock.find_hsm(node, os.environ),
     )
 
 
@@ -321,11 +327,18 @@ async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, ne
             _write_settings(node)
         if (missing := await running.names_missing(node, core)) is not None:
             raise missing
+        wrong_pin.refuse_again(node.dir, config.unlock_key, config.hsm)
         try:
+            await core.prove_hsm()  # before anything else is tried with those keys
+            wrong_pin.forget(node.dir)
             if names:
                 await core.server_certificates.ensure(names)
                 await core.crls.publish(only_due=True)
             await core.ra_certificates.ensure()
+        except HsmUnfit as exc:
+            if exc.code == "hsm_pin_wrong":
+                wrong_pin.remember(node.dir, config.unlock_key, config.hsm)
+            raise OperatorError(*faults.fault_of(exc)) from exc
         except CoreError as exc:
             if new or not opening.is_shared(node.store_url):
                 raise
@@ -360,7 +373,9 @@ async def _free_device(core: Core) -> str:
         number += 1
 
 
-def _worker_settings(node: Node, state: RunState, names: tuple[str, ...], key: UnlockKey | None) -> Settings:
+def _worker_settings(
+    node: Node, state: RunState, names: tuple[str, ...], key: UnlockKey | None, hsm: HsmSettings | None
+) -> Settings:
     webhook_keys = {name: found.to_bytes() for name, found in load_keys(node.webhook_keys).items()}
 
     def settings(number: int, inherited: tuple[SocketSettings, ...], board: BoardSettings) -> WorkerSettings:
@@ -378,6 +393,8 @@ def _worker_settings(node: Node, state: RunState, names: tuple[str, ...], key: U
             limits=node.limits,
             proxies=node.proxies,
             webhook_keys=webhook_keys,
+            hsm_module=hsm.module if hsm is not None else "",
+            hsm_pin=hsm.pin.reveal() if hsm is not None else None,
         )
 
     return settings

@@ -5,7 +5,16 @@ The core's own failures are for its log; here they get words. A remedy is true w
 
 from typing import NamedTuple
 
-from ca_core.errors import InternalError, IssuerUnfit, OperatorError, Refusal, SealingFailed, Unavailable
+from ca_core.errors import (
+    HsmUnfit,
+    InternalError,
+    IssuerUnfit,
+    OperatorError,
+    Refusal,
+    SealingFailed,
+    SignerUnavailable,
+    Unavailable,
+)
 
 __all__ = ["Fault", "fault_of"]
 
@@ -39,8 +48,16 @@ def fault_of(exc: Exception) -> Fault:
         return Fault(
             exc.code, f"The CA can't sign: {_line(exc)}.", "Restore the certificate, or a backup of the store."
         )
+    if isinstance(exc, HsmUnfit):
+        return Fault(exc.code, f"A key in the HSM can't be used: {_line(exc)}.", exc.remedy)
     if isinstance(exc, SealingFailed):
         return Fault("unlock_key_wrong", f"The CA can't sign: {_line(exc)}.", _GIVE_THE_KEY)
+    if isinstance(exc, SignerUnavailable):
+        return Fault(
+            "hsm_unavailable",
+            f"A key in the HSM can't be used now: {_line(exc)}.",
+            "Look at the HSM and the way to it, and try again; a running daemon does that by itself.",
+        )
     if isinstance(exc, Unavailable):
         return Fault("unavailable", f"It can't be done now: {_line(exc)}.", _LOOK_AT_THE_STORE)
     if type(exc).__module__.partition(".")[0] in ("sqlalchemy", "sqlite3"):

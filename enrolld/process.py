@@ -1,7 +1,7 @@
 """What supervisor and worker say to each other, and what both do to keep keys out of core dumps.
 
-They share one socket pair. The supervisor sends `WorkerSettings`, once, with the keys in it: neither arguments
-nor environment, which `ps` and /proc show. The worker answers `Ready` or `Failed`. After that they speak of
+They share one socket pair. The supervisor sends `WorkerSettings`, once, with the keys and the PIN in it: neither
+arguments nor environment, which `ps` and /proc show. The worker answers `Ready` or `Failed`. After that they speak of
 metrics alone (`enrolld.metrics.messages`), and either leaves at the end of the stream, which the kernel sends even when
 the other side was killed.
 """
@@ -58,7 +58,7 @@ class BoardSettings(msgspec.Struct, frozen=True):
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
-    """All that a worker needs to know. It never shows its keys."""
+    """All that a worker needs to know. It never shows its keys, nor its PIN."""
 
     number: int
     version: str
@@ -76,6 +76,9 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """Networks that may tell the addresses of their peers, on listeners that are marked so."""
     webhook_keys: dict[str, bytes] = {}
     """The keys that realms' webhooks name."""
+    hsm_module: str = ""
+    hsm_pin: str | None = None
+    """The PIN of the tokens behind that module; None when there are none."""
 
     def __repr__(self) -> str:
         return f"WorkerSettings(number={self.number})"

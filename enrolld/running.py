@@ -161,8 +161,12 @@ def readiness(state: RunState) -> list[str] | None:
 
 
 def core_config(node: Node, unlock_key: "UnlockKey | None", *, process: str = "cli") -> "CoreConfig":
-    """How a command opens the core: with the URL that the running daemon gives, else the one it would."""
+    """How a command opens the core: with the URL that the running daemon gives, else the one it would.
+
+    Without the unlock key it is to sign nothing, and so is not to reach the HSM either. Raises OperatorError.
+    """
     from ca_core.core import CoreConfig
+    from enrolld import unlock
 
     state = find(node.dir)
     port = next((address.port for address in node.http if address.port), None)
@@ -172,4 +176,5 @@ def core_config(node: Node, unlock_key: "UnlockKey | None", *, process: str = "c
         public_url=state.public_url if state else node.public_url(port),
         demo=state.demo if state else node.demo,
         process=process,
+        hsm=unlock.find_hsm(node, os.environ) if unlock_key is not None else None,
     )

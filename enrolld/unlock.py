@@ -1,7 +1,8 @@
-"""Where the unlock key comes from, which opens the CA keys in the store.
+"""Where the unlock key comes from, which opens the CA keys in the store, and the PIN, which opens those in a HSM.
 
 In this order: the systemd credential `enrolld-unlock`, ENROLLD_UNLOCK_FILE or `[unlock] file`, DIR/keys/unlock as the
-quick start makes it, and a prompt where there is a terminal. It never travels by argument or environment.
+quick start makes it, and a prompt where there is a terminal. It never travels by argument or environment. The PIN
+comes from the systemd credential `enrolld-hsm-pin`, else from ENROLLD_HSM_PIN_FILE or `[hsm] pin_file`.
 """
 
 import getpass
@@ -9,14 +10,16 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ca_core.authority.pin import HsmSettings, Pin
 from ca_core.authority.sealing import UnlockKey
 from ca_core.errors import OperatorError
 from ca_core.records.opening import is_shared
 from enrolld.config import Node
 
-__all__ = ["CREDENTIAL", "NOTICE", "ask", "find", "generate", "missing"]
+__all__ = ["CREDENTIAL", "NOTICE", "ask", "find", "find_hsm", "generate", "missing"]
 
 CREDENTIAL = "enrolld-unlock"
+PIN_CREDENTIAL = "enrolld-hsm-pin"
 
 NOTICE = (
     "The key that opens the CA keys lies in {path}.\n"
@@ -27,23 +30,25 @@ NOTICE = (
 
 def find(node: Node, environ: Mapping[str, str], ask: Callable[[], str | None] | None) -> UnlockKey | None:
     """The unlock key from the first source that has one; `ask` is the last resort. Raises OperatorError."""
-    if environ.get("CREDENTIALS_DIRECTORY"):
-        credential = Path(environ["CREDENTIALS_DIRECTORY"]) / CREDENTIAL
-        try:
-            # systemd guards the folder, and shares the file by an ACL, which looks like a group's permission.
-            return UnlockKey(credential.read_bytes().strip())
-        except FileNotFoundError:
-            pass
-        except OSError as exc:
-            raise OperatorError(
-                "unlock_key_missing", f"The credential {credential} can't be read: {exc.strerror}.", "Look at the unit."
-            ) from exc
+    credential = _credential(environ, CREDENTIAL, "unlock_key")
+    if credential is not None:
+        return UnlockKey(credential)
     if node.unlock_file is not None:
         return _load(node.unlock_file)
     if (own := _own_file(node)).exists() or own.is_symlink():
         return _load(own)
     typed = ask() if ask is not None else None
     return UnlockKey(typed.encode()) if typed else None
+
+
+def find_hsm(node: Node, environ: Mapping[str, str]) -> HsmSettings | None:
+    """How the node's HSM is reached; None when no PIN is configured. Raises OperatorError."""
+    credential = _credential(environ, PIN_CREDENTIAL, "hsm_pin")
+    if credential is not None:
+        return HsmSettings(node.hsm_module, Pin.decode(credential))
+    if node.hsm_pin_file is not None:
+        return HsmSettings(node.hsm_module, Pin.load(node.hsm_pin_file))
+    return None
 
 
 def ask() -> str | None:
@@ -74,6 +79,22 @@ def generate(node: Node) -> tuple[UnlockKey, Path]:
     path = _own_file(node)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     return UnlockKey.generate(path), path
+
+
+def _credential(environ: Mapping[str, str], name: str, code: str) -> bytes | None:
+    """What systemd hands over under a name, if it does. Raises OperatorError."""
+    if not environ.get("CREDENTIALS_DIRECTORY"):
+        return None
+    credential = Path(environ["CREDENTIALS_DIRECTORY"]) / name
+    try:
+        # systemd guards the folder, and shares the file by an ACL, which looks like a group's permission.
+        return credential.read_bytes().strip()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise OperatorError(
+            f"{code}_missing", f"The credential {credential} can't be read: {exc.strerror}.", "Look at the unit."
+        ) from exc
 
 
 def _load(path: Path) -> UnlockKey:

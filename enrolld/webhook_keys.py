@@ -15,7 +15,7 @@ import hmac
 from collections.abc import Mapping
 from pathlib import Path
 
-from ca_core.authority.sealing import read_guarded_file
+from ca_core.authority.closed_file import read_closed
 from ca_core.errors import OperatorError
 
 __all__ = ["WebhookKey", "load_keys"]
@@ -59,9 +59,8 @@ def load_keys(files: Mapping[str, Path]) -> dict[str, WebhookKey]:
     """The keys by name, from files that nobody else can read. Raises `OperatorError`, naming the first at fault."""
     found: dict[str, WebhookKey] = {}
     for name, path in files.items():
-        remedy = "put the key there (a symlink is refused), or take it out of [webhook_keys]"
         try:
-            found[name] = WebhookKey(read_guarded_file(path, f"webhook key '{name}' in", "webhook_key", remedy))
+            found[name] = WebhookKey(read_closed(path, "webhook_key", f"the webhook key '{name}' in", "[webhook_keys]"))
         except OperatorError as exc:
             if exc.code != "webhook_key_short":
                 raise

@@ -55,6 +55,7 @@ def _live(channel: socket.socket) -> int:
 def _work(settings: WorkerSettings, channel: socket.socket) -> None:
     import uvloop
 
+    from ca_core.authority.pin import HsmSettings, Pin
     from ca_core.authority.sealing import UnlockKey
     from ca_core.core import Core, CoreConfig
     from ca_core.limits import RateLimits
@@ -85,6 +86,7 @@ def _work(settings: WorkerSettings, channel: socket.socket) -> None:
             ),
             waiting=settings.limits.waiting,
             webhook=WebhookClient(keys, delivered=meter.delivered),
+            hsm=HsmSettings(settings.hsm_module, Pin(settings.hsm_pin)) if settings.hsm_pin is not None else None,
         )
     )
     try:

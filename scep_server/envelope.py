@@ -48,7 +48,10 @@ class KeyUnwrapper(Protocol):
     """Holder of the RA's decryption key, as `ca_core.model.RaKey`."""
 
     async def unwrap(self, encrypted_key: bytes, algorithm: padding.AsymmetricPadding) -> bytes:
-        """The content-encryption key; ValueError, or any bytes at all, when it can't be unwrapped."""
+        """The content-encryption key; ValueError, or any bytes at all, when it can't be unwrapped.
+
+        UnsupportedAlgorithm when nothing can be, by this algorithm.
+        """
         ...
 
 
@@ -146,6 +149,10 @@ async def open_envelope(
         key = await ours.unwrapper.unwrap(sent.encrypted_key, _padding(oaep))
     except ValueError:
         key = substitute
+    except UnsupportedAlgorithm as exc:  # of a HSM, whatever the encrypted key
+        raise BadAlg(
+            "scep_key_transport_unsupported", "The hashes of RSAES-OAEP are not available here.", detail=str(exc)
+        ) from exc
     if not _is_key(key, cipher):
         key = substitute
     # (3) Decryption, and the one place to fail at.

@@ -1,6 +1,7 @@
 """Making a realm's CA: a root, and under it an issuing CA per key family, all in one unit with the realm itself."""
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -8,8 +9,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 from sqlalchemy import bindparam, select
 
-from ca_core.authority.issuance import Issuance, NewKey, SignedCertificate
-from ca_core.authority.issuer import ROOT, Issuer, issuer_name
+from ca_core.authority.issuance import Issuance, SignedCertificate
+from ca_core.authority.issuer import Issuer, issuer_name
+from ca_core.authority.kinds import ROOT, USUAL
+from ca_core.authority.new_key import InToken, NewKey
 from ca_core.authority.plan import CertificatePlan, validity
 from ca_core.authority.record import certificate_row
 from ca_core.public_key import describe_key
@@ -20,12 +23,7 @@ from ca_core.records.unit import Step
 
 _SHA256 = hashes.SHA256()
 _YEAR = dt.timedelta(days=365)
-_SHAPE = {
-    # family: key and lifetime. Stock SCEP clients fail on anything but RSA, so the root above both families is RSA.
-    ROOT: ("rsa-3072", 25 * _YEAR),
-    "ec": ("p-256", 10 * _YEAR),
-    "rsa": ("rsa-2048", 5 * _YEAR),
-}
+_LIFETIMES = {ROOT: 25 * _YEAR, "ec": 10 * _YEAR, "rsa": 5 * _YEAR}
 _TITLES = {ROOT: "Root CA", "ec": "Issuing CA EC", "rsa": "Issuing CA RSA"}
 
 _INSERT_KEY = Query(insert_into(sealed_key))
@@ -38,35 +36,68 @@ _INSERT_CERTIFICATE = Query(insert_into(certificate).values(realm_id=bindparam("
 
 @dataclass(frozen=True, slots=True)
 class Ceremony:
-    """What a new realm's CA adds to the unit that makes the realm; `fingerprints` are SHA-256 hex by issuer name."""
+    """What a new realm's CA adds to the unit that makes the realm; `fingerprints` are SHA-256 hex by issuer name.
+
+    `keys` are to be discarded when that unit comes to nothing.
+    """
 
     steps: tuple[Step, ...] = field(repr=False)
     fingerprints: dict[str, str]
+    keys: tuple[NewKey, ...] = field(repr=False)
 
 
-async def make_realm_ca(issuance: Issuance, realm: str, public_url: str, now: dt.datetime) -> Ceremony:
-    """Make keys and certificates of a new realm. Raises `Unavailable` without the unlock key."""
+async def make_realm_ca(
+    issuance: Issuance,
+    realm: str,
+    public_url: str,
+    now: dt.datetime,
+    *,
+    kinds: Mapping[str, str] = USUAL,
+    token: str | None = None,
+) -> Ceremony:
+    """Make keys and certificates of a new realm, of the `chosen_kinds`; the keys in a HSM's `token`, if one is named.
+
+    Raises `Unavailable` without the unlock key, `HsmUnfit`.
+    """
+    keys: list[NewKey] = []
+    try:
+        return await _make(issuance, realm, public_url, now, kinds, token, keys)
+    except BaseException:
+        await issuance.discard(keys)
+        raise
+
+
+async def _make(
+    issuance: Issuance,
+    realm: str,
+    public_url: str,
+    now: dt.datetime,
+    kinds: Mapping[str, str],
+    token: str | None,
+    keys: list[NewKey],
+) -> Ceremony:
     steps: list[Step] = []
     fingerprints: dict[str, str] = {}
     root: Issuer | None = None
-    for family, (kind, lifetime) in _SHAPE.items():
+    for family, kind in kinds.items():
         name = issuer_name(realm, family, 1)
-        key = await issuance.new_key(kind)
-        plan = _plan(realm, family, key, lifetime, now, root)
+        key = await issuance.new_key(kind, InToken(token, name) if token is not None else None)
+        keys.append(key)
+        plan = _plan(realm, family, key, _LIFETIMES[family], now, root)
         if root is None:
             signed = await issuance.self_sign(plan, key)
         else:
             signed = await issuance.issue(plan, root, public_url)
         if family == ROOT:
             root = _issuer(name, signed)
-            issuance.adopt(root, key)
+            await issuance.adopt(root, key)
         steps += _steps(name, family, key, signed, root.name if root and family != ROOT else None, now)
         fingerprints[name] = signed.certificate.fingerprint(_SHA256).hex()
-    return Ceremony(tuple(steps), fingerprints)
+    return Ceremony(tuple(steps), fingerprints, tuple(keys))
 
 
 def key_step(name: str, purpose: str, key: NewKey, at: int) -> Step:
-    """The step that stores a sealed key; `purpose` is ca, server or ra."""
+    """The step that stores a sealed key, or the reference to one in a HSM; `purpose` is ca, server or ra."""
     row: Values = {
         "name": name,
         "purpose": purpose,

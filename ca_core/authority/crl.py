@@ -51,6 +51,11 @@ _ALGORITHM = {
     ("ec", "sha256"): bytes.fromhex("300a06082a8648ce3d040302"),
     ("ec", "sha384"): bytes.fromhex("300a06082a8648ce3d040303"),
     ("ec", "sha512"): bytes.fromhex("300a06082a8648ce3d040304"),
+    # "the parameters component MUST be absent": RFC 8410 3, RFC 9881 2
+    ("ed25519", ""): bytes.fromhex("300506032b6570"),
+    ("ml-dsa-44", ""): bytes.fromhex("300b0609608648016503040311"),
+    ("ml-dsa-65", ""): bytes.fromhex("300b0609608648016503040312"),
+    ("ml-dsa-87", ""): bytes.fromhex("300b0609608648016503040313"),
 }
 
 _k, _i, _e = crl.c, issuer_table.c, certificate.c

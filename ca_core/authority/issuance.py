@@ -10,33 +10,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import bindparam, select
 
 from ca_core.authority.extensions import Extension, extensions_of, issuer_extensions
+from ca_core.authority.hsm import Hsm
 from ca_core.authority.issuer import Issuer, check_fit
-from ca_core.authority.keys import Signer, SoftwareRaKey, digest_for, software_signer
+from ca_core.authority.keyring import Keyring
+from ca_core.authority.keys import Signer, digest_for
+from ca_core.authority.new_key import InToken, NewKey
 from ca_core.authority.plan import CertificatePlan
 from ca_core.authority.sealing import PrivateKey, UnlockKey
-from ca_core.errors import InternalError, IssuerUnfit, SealingFailed, Unavailable
+from ca_core.errors import InternalError, IssuerUnfit, SealingFailed
 from ca_core.meter import NO_METER, Meter
 from ca_core.model import RaKey, Serial
-from ca_core.public_key import PublicKey, spki_sha256
+from ca_core.public_key import PublicKey, key_kind
 from ca_core.records.query import Query
 from ca_core.records.schema import issuer as issuer_table
-from ca_core.records.schema import sealed_key
 from ca_core.records.store import Store
 
-_SOME_KEYS = Query(select(sealed_key.c.name, sealed_key.c.pkcs8).order_by(sealed_key.c.id).limit(16))
 _PARENT = Query(
     select(issuer_table.c.der).where(
         issuer_table.c.id == bindparam("id"), issuer_table.c.realm_id == bindparam("realm_id")
-    )
-)
-_KEY = Query(
-    select(sealed_key.c.pkcs8).where(
-        sealed_key.c.name == bindparam("name"), sealed_key.c.purpose == bindparam("purpose")
     )
 )
 
@@ -51,26 +47,19 @@ class SignedCertificate:
     der: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A key pair just made, sealed for the store."""
-
-    public_key: PublicKey
-    pkcs8: bytes = field(repr=False)
-    spki_sha256: bytes
-
-
 class Issuance:
     """Signs certificates and CRLs with the realm's issuers.
 
     `unlock_key` opens the sealed keys; without one (a command that only reads) whatever signs raises `Unavailable`.
+    `hsm` reaches the keys that are in one.
     """
 
-    def __init__(self, store: Store, unlock_key: UnlockKey | None, meter: Meter = NO_METER) -> None:
+    def __init__(
+        self, store: Store, unlock_key: UnlockKey | None, meter: Meter = NO_METER, hsm: Hsm | None = None
+    ) -> None:
         self._store = store
+        self._keys = Keyring(store, unlock_key, hsm)
         self._meter = meter
-        self._unlock_key = unlock_key
-        self._unlock_key_is_proven = False
         # By certificate, not by name: a name that another node gave to another key never picks the wrong one.
         self._signers: dict[bytes, Signer] = {}
         self._fixed: dict[tuple[str, str], tuple[Extension, ...]] = {}
@@ -78,14 +67,14 @@ class Issuance:
     @property
     def can_sign(self) -> bool:
         """Whether the keys can be opened at all."""
-        return self._unlock_key is not None
+        return self._keys.can_unlock
 
     async def unlock_trouble(self) -> str | None:
         """Why nothing can be signed, as far as the unlock key is concerned; None when it opens the CA keys."""
-        if self._unlock_key is None:
+        if not self._keys.can_unlock:
             return "there is no unlock key, so nothing can be signed"
         try:
-            await self._prove_unlock_key()
+            await self._keys.prove_unlock_key()
         except SealingFailed:
             return "the unlock key does not open the CA keys, so nothing can be signed"
         return None
@@ -106,43 +95,48 @@ class Issuance:
         self._meter.signed(signer.backend, time.perf_counter() - began)
         return signature
 
-    async def new_key(self, kind: str) -> NewKey:
-        """Make and seal a key: `rsa-2048`, `rsa-3072`, `rsa-4096`, `p-256` or `p-384`.
+    async def new_key(self, kind: str, where: InToken | None = None) -> NewKey:
+        """Make a key; see `Keyring.new_key`."""
+        return await self._keys.new_key(kind, where)
 
-        Raises `SealingFailed` when the store's keys were sealed with another unlock key, `Unavailable` without one.
+    async def discard(self, keys: Sequence[NewKey]) -> None:
+        """Remove keys from the HSM whose record came to nothing."""
+        await self._keys.discard(keys)
+
+    async def check_token(self, token: str, kinds: Sequence[str], *, decrypts: bool) -> None:
+        """See that a HSM's token can have keys of these kinds, and open SCEP requests if it `decrypts`.
+
+        Raises `HsmUnfit`, `Unavailable`.
         """
-        if self._unlock_key is None:
-            raise Unavailable("no unlock key: keys can't be made")
-        await self._prove_unlock_key()
-        key: PrivateKey
-        if kind.startswith("rsa-"):
-            key = rsa.generate_private_key(65537, int(kind.removeprefix("rsa-")))
-        else:
-            key = ec.generate_private_key({"p-256": ec.SECP256R1, "p-384": ec.SECP384R1}[kind]())
-        public_key = key.public_key()
-        return NewKey(public_key, self._unlock_key.seal(key), spki_sha256(public_key))
+        await self._keys.check_token(token, kinds, decrypts=decrypts)
+
+    async def token_of(self, issuer: Issuer) -> str | None:
+        """The label of the token that has the issuer's key; None when it is sealed in the store."""
+        return await self._keys.token_of(issuer.key_name, "ca")
 
     async def self_sign(self, plan: CertificatePlan, key: NewKey) -> SignedCertificate:
         """A root: a certificate signed with its own, just made, key."""
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key)
         fixed = (x509.Extension(identifier.oid, False, identifier),)
-        signer = software_signer(self._open(key.pkcs8, "new root"))
+        signer = await self._keys.signer_of_new(key, "new root")
         return await _sign(plan, plan.subject, fixed, signer, self._meter)
 
-    def adopt(self, issuer: Issuer, key: NewKey) -> None:
+    async def adopt(self, issuer: Issuer, key: NewKey) -> None:
         """Let an issuer sign whose key is not in the store yet, while a realm is being made."""
-        self._signers[issuer.der] = software_signer(self._open(key.pkcs8, issuer.key_name))
+        self._signers[issuer.der] = await self._keys.signer_of_new(key, issuer.key_name)
 
     async def server_key(self, name: str, public_key: PublicKey) -> PrivateKey:
         """The private key of one of enrolld's own TLS server certificates, never of a CA. Raises `SealingFailed`."""
-        return await self._load(name, public_key, "server")
+        return await self._keys.server_key(name, public_key)
 
     async def ra_key(self, name: str, public_key: PublicKey) -> RaKey:
-        """The key of a SCEP RA, which is no CA's. Raises `SealingFailed`."""
-        key = await self._load(name, public_key, "ra")
-        if not isinstance(key, rsa.RSAPrivateKey):
-            raise InternalError(f"the key {name} is not RSA, and stock SCEP clients know nothing else")
-        return SoftwareRaKey(key)
+        """The key of a SCEP RA, which is no CA's. Raises `SealingFailed`, `Unavailable`."""
+        return await self._keys.ra_key(name, public_key)
+
+    async def prove_ra_key(self, name: str, public_key: PublicKey) -> None:
+        """See that an RA's key can be used, if it is in a HSM. Raises `HsmUnfit`, `Unavailable`."""
+        if await self._keys.token_of(name, "ra") is not None:
+            await self._keys.ra_key(name, public_key)
 
     async def check_key(self, issuer: Issuer) -> None:
         """See that the issuer's key opens and belongs to its certificate. Raises `SealingFailed`, `Unavailable`."""
@@ -158,11 +152,8 @@ class Issuance:
         signer = self._signers.get(issuer.der)
         if signer is None:
             await self._check_fit(issuer)  # enforces case 75
-            public_key = issuer.certificate.public_key()
-            if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-                raise InternalError(f"the issuer {issuer.name} has a key that can't sign")
-            signer = software_signer(await self._load(issuer.key_name, public_key, "ca"))
-            self._signers[issuer.der] = signer
+            public_key = _signing_key_of(issuer)
+            signer = self._signers[issuer.der] = await self._keys.signer(issuer.key_name, public_key)
         return signer
 
     async def _check_fit(self, issuer: Issuer) -> None:
@@ -174,40 +165,6 @@ class Issuance:
             parent = x509.load_der_x509_certificate(row[0])
         check_fit(issuer.name, issuer.certificate, parent)
 
-    async def _load(self, name: str, public_key: PublicKey, purpose: str) -> PrivateKey:
-        row = await self._store.first(_KEY, name=name, purpose=purpose)
-        if row is None:
-            raise SealingFailed(f"the key {name} is not in the store")
-        key = self._open(row[0], name)
-        if key.public_key() != public_key:  # enforces case 75
-            raise SealingFailed(f"the key {name} does not belong to its certificate")
-        return key
-
-    async def _prove_unlock_key(self) -> None:
-        """A key that is sealed with the wrong unlock key is lost: see that it opens one of the store's.
-
-        One that opens is enough; another may be damaged, and that must not stop all the rest.
-        """
-        if self._unlock_key_is_proven:
-            return
-        failed: SealingFailed | None = None
-        for name, pkcs8 in await self._store.fetch(_SOME_KEYS):
-            try:
-                self._open(pkcs8, name)
-            except SealingFailed as exc:
-                failed = failed or exc
-            else:
-                failed = None
-                break
-        if failed is not None:
-            raise failed
-        self._unlock_key_is_proven = True
-
-    def _open(self, pkcs8: bytes, name: str) -> PrivateKey:
-        if self._unlock_key is None:
-            raise Unavailable(f"no unlock key: the key {name} can't be opened")
-        return self._unlock_key.unseal(pkcs8, name)
-
 
 def new_serial() -> Serial:
     """A random serial of 159 bits: positive, and never more than 20 octets (RFC 5280 4.1.2.2)."""
@@ -215,13 +172,19 @@ def new_serial() -> Serial:
 
 
 def signature_algorithm_key(issuer: Issuer) -> tuple[str, str]:
-    """The kind of the issuer's key (`rsa`, `ec`) and the hash that it signs with."""
+    """The kind of the issuer's key (`rsa`, `ec`, `ed25519`, `ml-dsa-65`) and the hash that it signs with, if any."""
+    key = _signing_key_of(issuer)
+    digest = digest_for(key)
+    if digest is None:
+        return key_kind(key), ""
+    return ("rsa" if isinstance(key, rsa.RSAPublicKey) else "ec"), digest.name
+
+
+def _signing_key_of(issuer: Issuer) -> PublicKey:
     key = issuer.certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey):
-        return "rsa", digest_for(key).name
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return "ec", digest_for(key).name
-    raise InternalError(f"the issuer {issuer.name} has a key that can't sign")
+    if not isinstance(key, PublicKey):
+        raise InternalError(f"the issuer {issuer.name} has a key that can't sign")
+    return key
 
 
 def check_matches(

@@ -8,13 +8,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from sqlalchemy import bindparam, select
 
+from ca_core.authority.kinds import ROOT
 from ca_core.errors import IssuerUnfit
 from ca_core.records.query import Query, Row
 from ca_core.records.schema import issuer as issuer_table
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms
 
-ROOT = "root"
 _c = issuer_table.c
 _COLUMNS = (
     _c.id,

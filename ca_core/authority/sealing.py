@@ -6,12 +6,11 @@ A software key lies in the store as PKCS#8 encrypted under the unlock key (PBES2
 
 import os
 import secrets
-import stat
 from pathlib import Path
 from typing import cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -19,44 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
+from ca_core.authority.closed_file import read_closed
+from ca_core.authority.guessable import why_guessable
 from ca_core.errors import OperatorError, SealingFailed
 
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-
-
-def read_guarded_file(path: Path, what: str, code: str, remedy: str) -> bytes:
-    """What a file holds that nobody else can read or replace, without white space around it; at most 4 KiB.
-
-    Raises `OperatorError`, in whose message the file is `what`, with a code that begins as given; `remedy` is that of a
-    file which can't be opened.
-    """
-    try:
-        # O_NONBLOCK: a named pipe must not stop the start, it is refused below.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)  # enforces case 73
-    except OSError as exc:
-        raise OperatorError(f"{code}_missing", f"can't read the {what} {path}: {exc.strerror}", remedy) from exc
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):  # enforces case 73
-            raise OperatorError(f"{code}_missing", f"{path} is not a file", f"name the {what}'s file")
-        if status.st_uid not in (os.geteuid(), 0):  # enforces case 73
-            raise OperatorError(
-                f"{code}_owner",
-                f"{path} belongs to another user",
-                f"chown it to the user that runs enrolld: {path}",
-            )
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):  # enforces case 73
-            raise OperatorError(f"{code}_permissions", f"{path} can be read by others", f"run 'chmod 600 {path}'")
-        folder = os.stat(path.absolute().parent).st_mode
-        if folder & stat.S_IWOTH and not folder & stat.S_ISVTX:  # enforces case 73
-            raise OperatorError(
-                f"{code}_permissions",
-                f"anybody can put another file in the place of {path}",
-                f"run 'chmod o-w {path.parent}'",
-            )
-        return os.read(descriptor, 4096).strip()
-    finally:
-        os.close(descriptor)
+MlDsaPrivateKey = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | MlDsaPrivateKey
 
 
 class UnlockKey:
@@ -68,6 +35,13 @@ class UnlockKey:
         if len(value) < 16:  # enforces case 73
             raise OperatorError(
                 "unlock_key_short", "the unlock key has less than 16 bytes", "restore the file that 'init' made"
+            )
+        reason = why_guessable(value)
+        if reason is not None:  # enforces case 74
+            raise OperatorError(
+                "unlock_key_guessable",
+                f"the unlock key {reason}",
+                "'init' makes one of 32 random bytes; a store that was sealed with this one is as open as it is",
             )
         self._value = value
 
@@ -94,8 +68,7 @@ class UnlockKey:
     @classmethod
     def load(cls, path: Path) -> "UnlockKey":
         """Read the unlock key from a file that nobody else can read. Raises `OperatorError`."""
-        remedy = "a symlink is refused; name the file itself with ENROLLD_UNLOCK_FILE"
-        return cls(read_guarded_file(path, "unlock key", "unlock_key", remedy))
+        return cls(read_closed(path, "unlock_key", "the unlock key", "ENROLLD_UNLOCK_FILE"))
 
     def to_bytes(self) -> bytes:
         """The passphrase, to be handed to a worker through a pipe."""

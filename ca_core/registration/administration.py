@@ -10,6 +10,8 @@ from sqlalchemy import bindparam, func, select
 
 from ca_core.authority.ceremony import make_realm_ca
 from ca_core.authority.issuance import Issuance
+from ca_core.authority.issuer import Issuers, newest_active
+from ca_core.authority.kinds import carries_scep, chosen_kinds
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.model import Clock
 from ca_core.names import DEFAULT_REALM, parse_host, parse_realm_name
@@ -76,11 +78,14 @@ class RealmAdministration(Realms):
         hosts: Sequence[str] = (),
         public_url: str | None = None,
         profiles: Mapping[str, ProfileDocument] | None = None,
+        keys: Mapping[str, str] | None = None,
+        token: str | None = None,
         actor: str,
     ) -> RealmRow:
         """Make a realm with a root and issuing CAs of its own, and `profiles` beside the two that each begins with.
 
-        Raises `OperatorError`, `Unavailable`.
+        `keys` are the kinds of CA keys by family, where they are not the usual ones; they are made in a HSM's `token`
+        if one is named. Without an RSA root, SCEP is off. Raises `OperatorError`, `HsmUnfit`, `Unavailable`.
         """
         parse_realm_name(name)
         given = tuple(parse_host(host) for host in hosts)
@@ -89,12 +94,19 @@ class RealmAdministration(Realms):
         if profiles:
             document = validated(msgspec.structs.replace(document, profiles={**document.profiles, **profiles}))
             _lint(document, list(profiles), self._clock(), _ignore)
+        kinds = chosen_kinds(keys or {})
+        if not carries_scep(kinds):
+            document = msgspec.structs.replace(document, scep=msgspec.structs.replace(document.scep, enabled=False))
         current = await self.current()
         if name in current:
             raise OperatorError("realm_exists", f"there is a realm '{name}'", "'enrolld realm show' shows it")
         _check_hosts(document, set(document.hosts), current, await self.own_names())
         now = self._clock()
-        ceremony = await make_realm_ca(self._issuance, name, public_url or self._public_url, now)
+        if token is not None:  # all that it needs, before anything is made in it
+            await self._issuance.check_token(token, list(kinds.values()), decrypts=document.speaks_scep)
+        ceremony = await make_realm_ca(
+            self._issuance, name, public_url or self._public_url, now, kinds=kinds, token=token
+        )
         at = to_ms(now)
         row: Values = {"name": name, "state": "active", "version": 1, "created_at": at, "stamp": _stamp(current)}
         steps = (Step(_DOCUMENT, _version_row(document, 1, at, actor)), *ceremony.steps)
@@ -107,11 +119,13 @@ class RealmAdministration(Realms):
                 "digest": _digest(document),
                 "hosts": document.hosts,
                 "issuers": ceremony.fingerprints,
+                **({"token": token} if token is not None else {}),
             },
         )
         try:
             await self._store.commit(Unit(Guard(_ADD, row, _ADD_WHY), at, steps, (event,)))
         except (ConditionFailed, ConstraintFailed) as exc:
+            await self._issuance.discard(ceremony.keys)
             raise _changed() from exc
         return await self.show(name)
 
@@ -177,6 +191,8 @@ class RealmAdministration(Realms):
         # Only what is new: nothing that was in force before may keep an operator from another change.
         added = set(document.hosts) - set(found.document.hosts)
         _check_hosts(document, added, current, await self.own_names())
+        if document.speaks_scep and not found.document.speaks_scep:
+            await self._check_decrypts(found)
         at = to_ms(self._clock())
         guard = Guard(_NEW_VERSION, {"of_realm": found.id, "of_version": found.version, "stamp": _stamp(current)})
         steps = (Step(_DOCUMENT, _version_row(document, found.version + 1, at, actor)),)
@@ -191,6 +207,13 @@ class RealmAdministration(Realms):
         except ConditionFailed as exc:
             raise _changed() from exc
         return await self.show(found.name)
+
+    async def _check_decrypts(self, found: Realm) -> None:
+        """See that an RA key, which is made where the rsa issuer's is, will open SCEP requests. Raises `HsmUnfit`."""
+        issuer = newest_active(await Issuers(self._store).of_realm(found.id, found.edition), "rsa")
+        token = await self._issuance.token_of(issuer) if issuer is not None else None
+        if token is not None:
+            await self._issuance.check_token(token, (), decrypts=True)
 
 
 def preset_rows() -> list[ProfileRow]:

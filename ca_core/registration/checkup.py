@@ -3,11 +3,13 @@
 import datetime as dt
 from collections.abc import Sequence
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 from ca_core.authority.crl import Crls
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuer, Issuers
 from ca_core.authority.plan import CLIENT_AUTH
-from ca_core.errors import CoreError, IssuerUnfit
+from ca_core.errors import CoreError, HsmUnfit, IssuerUnfit
 from ca_core.names import DEFAULT_REALM
 from ca_core.records.times import rfc3339
 from ca_core.registration.ra import RaCertificates
@@ -94,6 +96,8 @@ class Checkup:
                 remedy = "give the unlock key that this store was made with"
                 if isinstance(exc, IssuerUnfit):
                     return [_finding("error", exc.code, str(exc), "restore the certificate, or a backup of the store")]
+                if isinstance(exc, HsmUnfit):
+                    return [_finding("error", exc.code, str(exc), exc.remedy)]
                 # What it can't sign follows from that, and has no remedy of its own.
                 return [_finding("error", "issuer_key", str(exc), remedy)]  # enforces case 75
         left = found.not_after - now
@@ -116,12 +120,22 @@ class Checkup:
 
     async def _check_ra(self, now: dt.datetime) -> list[Finding]:
         """What keeps SCEP clients from encrypting their requests."""
+        findings: list[Finding] = []
+        try:
+            await self._ra.prove()
+        except HsmUnfit as exc:
+            findings.append(_finding("error", exc.code, str(exc), exc.remedy))
+        except CoreError as exc:
+            findings.append(_finding("error", "ra_key", str(exc), "look at the HSM"))
         await self._ra.refresh()
         shown = self._ra.all()
-        findings: list[Finding] = []
         for found in (await self._realms.current()).values():
             if found.state != "active" or not found.document.speaks_scep:
                 continue
+            root = next(each for each in await self._issuers.of_realm(found.id, found.edition) if each.is_root)
+            if not isinstance(root.certificate.public_key(), rsa.RSAPublicKey):
+                text = f"realm {found.name} speaks SCEP under a root that is not RSA, and stock clients know RSA alone"
+                findings.append(_finding("warning", "scep_root", text, "set 'enabled = false' under its [scep]"))
             ra = shown.get(found.id)
             if ra is None:
                 text = f"realm {found.name} has no RA certificate that it can use, so it answers no SCEP request"

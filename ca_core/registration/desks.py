@@ -8,7 +8,7 @@ from cryptography import x509
 
 from ca_core.authority.crl import Crls
 from ca_core.authority.issuer import Issuer, Issuers
-from ca_core.errors import OperatorError, SealingFailed
+from ca_core.errors import OperatorError, SealingFailed, SignerUnavailable
 from ca_core.public_key import check_public_key, describe_key
 from ca_core.records.times import rfc3339
 from ca_core.registration.realm import Realms
@@ -31,24 +31,25 @@ class CrlDesk:
     ) -> list[CrlRow]:
         """Sign and store the next CRL of one issuer or of all; with `only_due`, of those that need one.
 
-        Raises `OperatorError`, `Unavailable`, and `SealingFailed` after all others were made; with `only_due`, the
-        work of the daemon, that is logged instead.
+        Raises `OperatorError`, `Unavailable`, and `SealingFailed` or `SignerUnavailable` after all others were made;
+        with `only_due`, the work of the daemon, those are logged instead.
         """
         names = await self._realm_names()
         rows: list[CrlRow] = []
-        failed: list[SealingFailed] = []
+        failed: list[SealingFailed | SignerUnavailable] = []
         for found in await self._chosen(issuer):
             if only_due and not await self._crls.is_due(found):  # enforces case 53
                 continue
             try:
                 await self._crls.publish(found, actor=actor)
-            except SealingFailed as exc:
-                # One realm whose key is lost must not keep the others' revocations from being published.
+            except (SealingFailed, SignerUnavailable) as exc:
+                # One realm whose key or HSM is lost must not keep the others' revocations from being published.
                 failed.append(exc)
                 if only_due and found.name not in self._complained:
                     self._complained.add(found.name)
                     _LOG.error("no CRL of %s can be published: %s", found.name, exc)
                 continue
+            self._complained.discard(found.name)
             row = await self._row(found, names)
             if row is not None:
                 rows.append(row)

@@ -10,7 +10,7 @@ from itertools import product
 
 from sqlalchemy import BigInteger, cast, func, select
 
-from ca_core.authority.issuer import ROOT
+from ca_core.authority.kinds import ROOT
 from ca_core.model import Clock, DeviceState
 from ca_core.records.query import Query
 from ca_core.records.schema import audit, crl, issuer, realm, tally, tolerance_use

@@ -19,6 +19,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from ca_core.authority.ceremony import key_step
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuer, Issuers, newest_active
+from ca_core.authority.new_key import InToken
 from ca_core.authority.plan import CertificatePlan, validity
 from ca_core.authority.record import certificate_row
 from ca_core.errors import ConditionFailed, InternalError, SealingFailed, Unavailable
@@ -117,6 +118,14 @@ class RaCertificates:
                     self._complaints.tell(f"no RA certificate for realm {found.name}: {exc}")
         await self.refresh()
 
+    async def prove(self) -> None:
+        """See that the RA keys in a HSM can be used. Raises `HsmUnfit`, `Unavailable`."""
+        realms = {found.id: found for found in (await self._realms.current()).values()}
+        for realm_id, rows in _by_realm(await self._store.fetch(_KEPT)).items():
+            found = realms.get(realm_id)
+            if found is not None and found.state == "active" and found.document.speaks_scep:
+                await self._issuance.prove_ra_key(rows[0][5], _public_key(rows[0][2]))
+
     async def refresh(self) -> None:
         """Read the certificates again."""
         shown: dict[int, RaIdentity] = {}
@@ -164,7 +173,7 @@ class RaCertificates:
         await self._make(found, chosen, rows[0] if rows else None, now)
 
     async def _make(self, found: Realm, chosen: Issuer, row: Row | None, now: dt.datetime) -> None:
-        new = await self._issuance.new_key("rsa-2048") if row is None else None
+        new = await self._issuance.new_key("rsa-2048", await self._place(found, chosen)) if row is None else None
         public_key = new.public_key if new is not None else _public_key(row[2] if row else b"")
         not_before, not_after = validity(now, LIFETIME, chosen.not_after)
         names = [
@@ -205,7 +214,14 @@ class RaCertificates:
         try:
             await self._store.commit(Unit(Guard(_INSERT, values, _INSERT_WHY), at, steps, (event,)))
         except ConditionFailed:
+            if new is not None:
+                await self._issuance.discard([new])
             return  # another node made it, or the realm has changed: the next round looks again
+
+    async def _place(self, found: Realm, chosen: Issuer) -> InToken | None:
+        """An RA's key is made where the key of the issuer above it is."""
+        token = await self._issuance.token_of(chosen)
+        return InToken(token, f"{found.name}-ra", decrypts=True) if token is not None else None
 
 
 def _by_realm(rows: list[Row]) -> dict[int, list[Row]]:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from sqlalchemy import select
 
+from ca_core.authority.hsm import Hsm
 from ca_core.authority.issuance import Issuance, SignedCertificate
 from ca_core.authority.issuer import Issuer, Issuers
 from ca_core.authority.plan import CertificatePlan
@@ -73,10 +74,17 @@ class Rehearsal:
     """
 
     def __init__(
-        self, store: Store, unlock_key: UnlockKey | None, *, clock: Clock, public_url: str, demo: bool
+        self,
+        store: Store,
+        unlock_key: UnlockKey | None,
+        *,
+        clock: Clock,
+        public_url: str,
+        demo: bool,
+        hsm: Hsm | None = None,
     ) -> None:
         reading = _ReadOnly(store)
-        pen = _Pen(reading, unlock_key)
+        pen = _Pen(reading, unlock_key, hsm=hsm)
         self._store = reading
         self._issuers = Issuers(reading)
         self.realms = Realms(reading)

@@ -79,7 +79,12 @@ def _explain_capture(session: Session, path: str, captured: "Captured", realm: s
 
         config = core.config
         rehearsal = Rehearsal(
-            core.store, config.unlock_key, clock=config.clock, public_url=config.public_url, demo=config.demo
+            core.store,
+            config.unlock_key,
+            clock=config.clock,
+            public_url=config.public_url,
+            demo=config.demo,
+            hsm=core.hsm,
         )
         if realm is not None:
             await rehearsal.realms.get(realm)

@@ -40,21 +40,44 @@ def realm() -> None:
 @click.option(
     "--profile", "profiles", multiple=True, metavar="NAME=PRESET", help="A profile more, from a preset; repeatable."
 )
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="CA=KIND",
+    help="The kind of key of a CA (root, ec, rsa), such as ec=p-384 or root=ml-dsa-65; repeatable.",
+)
+@click.option("--hsm", "token", metavar="TOKEN", help="Make its keys in the HSM's token with this label.")
 @pass_session
-def add(session: Session, name: str, hosts: tuple[str, ...], public_url: str | None, profiles: tuple[str, ...]) -> None:
+def add(
+    session: Session,
+    name: str,
+    hosts: tuple[str, ...],
+    public_url: str | None,
+    profiles: tuple[str, ...],
+    kinds: tuple[str, ...],
+    token: str | None,
+) -> None:
     """Make a realm with its own root, issuing CAs and profiles; 'profile presets' lists the presets."""
+    from ca_core.authority.kinds import chosen_kinds, warnings_of
     from ca_core.registration.presets import preset
     from enrolld.cli.profile import parse_presets
 
     more = {profile: preset(chosen).document for profile, chosen in parse_presets(profiles).items()}
+    given = {family: kind for family, _, kind in (text.partition("=") for text in kinds)}
+    chosen = chosen_kinds(given)
 
     async def body(core: "Core") -> object:
-        row = await core.realms.add(name, hosts=hosts, public_url=public_url, profiles=more, actor=session.actor)
+        row = await core.realms.add(
+            name, hosts=hosts, public_url=public_url, profiles=more, keys=given, token=token, actor=session.actor
+        )
         await core.ra_certificates.ensure()
         await _until_served(session, core, row.hosts)
         return row
 
     _show(session, session.run(body, key=True))
+    for warning in warnings_of(chosen):
+        output.words(warning)
     session.next("Now its devices, each with a secret or a factory identity:", f"device add NAME --realm {name}")
 
 

@@ -195,7 +195,7 @@ SIGN_SECONDS = _histogram(
     "enrolld_sign_duration_seconds",
     "One signature by a CA's key over a certificate or a CRL; backend is what holds the key.",
     _SIGNING,
-    _closed("backend", "software"),
+    _closed("backend", "software", "hsm"),
 )
 COMMIT_SECONDS = _histogram(
     "enrolld_commit_duration_seconds",

@@ -1,6 +1,8 @@
-"""Attack cases 73 and 75: the key that opens all keys, and CA certificates that do not fit their keys or each other."""
+"""Attack cases 73 to 75: the key that opens all keys, and CA certificates that do not fit their keys or each other."""
 
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +21,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ca_core.authority import guessable
 from ca_core.authority.sealing import PrivateKey, UnlockKey
+from ca_core.errors import OperatorError
 from tests.attack_cases.field import EST, Field, field_of, workers
 from tests.end_to_end import clients
 from tests.helpers.daemon import Daemon, eventually, run_enrolld, running_daemon
@@ -268,6 +272,85 @@ def test_case_73_no_process_that_holds_keys_leaves_a_core_or_lets_itself_be_read
         eventually(belongs, what="a process that may be read belongs to its user")
     finally:
         plain.communicate(timeout=30)
+
+
+# --- 74 ---------------------------------------------------------------------------------------------------------------
+
+MACHINE_ID = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with an id of its own, whatever this one has."""
+    path = tmp_path / "machine-id"
+    path.write_text(f"{MACHINE_ID}\n")
+    monkeypatch.setattr(guessable, "MACHINE_IDS", (path, tmp_path / "nowhere"))
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(MACHINE_ID, id="machine-id"),
+        pytest.param(MACHINE_ID.upper(), id="upper-case"),
+        pytest.param("0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9", id="with-dashes"),
+        pytest.param(hashlib.sha256(MACHINE_ID.encode()).hexdigest(), id="sha256"),
+        pytest.param(hashlib.sha256(f"{MACHINE_ID}\n".encode()).hexdigest(), id="sha256-of-the-line"),
+        pytest.param(hashlib.md5(MACHINE_ID.encode(), usedforsecurity=False).hexdigest(), id="md5"),
+        pytest.param(base64.b64encode(hashlib.sha512(MACHINE_ID.encode()).digest()).decode(), id="sha512-base64"),
+        pytest.param("changeme changeme", id="changeme-twice"),
+        pytest.param("Enrolld-Default-Password-2026", id="default-words"),
+        pytest.param("password12345678", id="password-and-digits"),
+    ],
+)
+def test_case_74_an_unlock_key_that_anybody_could_guess_is_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "unlock"
+    path.write_text(f"{value}\n")
+    path.chmod(0o600)
+    with pytest.raises(OperatorError) as refused:
+        UnlockKey.load(path)
+    assert refused.value.code == "unlock_key_guessable"
+    assert value not in str(refused.value) + refused.value.remedy
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("another key that is long enough", id="words"),
+        pytest.param(MACHINE_ID[::-1], id="another-machines-id"),
+        pytest.param("password-of-seven-blue-horses", id="a-longer-phrase"),
+        pytest.param("ab" * 32, id="hex"),
+    ],
+)
+def test_case_74_any_other_unlock_key_is_taken(tmp_path: Path, value: str) -> None:
+    """The twin."""
+    path = tmp_path / "unlock"
+    path.write_text(value)
+    path.chmod(0o600)
+    assert UnlockKey.load(path).to_bytes() == value.encode()
+
+
+def test_case_74_serve_refuses_a_guessable_key_and_check_finds_it(directory: Path) -> None:
+    (directory / "keys" / "unlock").write_text("changemechangeme\n")
+    status, said = serve(directory)
+    assert (status, said["error"]) == (1, "unlock_key_guessable")
+    found = json.loads(run_enrolld(directory, "check", "--json").stdout)["findings"]
+    assert "unlock_key_guessable" in {finding["code"] for finding in found}
+
+
+def test_case_74_no_two_installations_have_a_secret_in_common_and_none_has_a_password(tmp_path: Path) -> None:
+    """Nobody logs in anywhere by a password that is shipped: operators are the system's users."""
+    said: list[dict[str, Any]] = []
+    for name in ("one", "two"):
+        done = run_enrolld(tmp_path / name, "--json", "init")
+        assert done.returncode == 0, done.stderr
+        said.append(json.loads(done.stdout))
+        assert not {key for key in said[-1] if "password" in key}
+    keys = [(tmp_path / name / "keys" / "unlock").read_bytes() for name in ("one", "two")]
+    assert keys[0] != keys[1]
+    assert all(guessable.why_guessable(key.strip()) is None for key in keys)
+    assert said[0]["ca_fingerprint_sha256"] != said[1]["ca_fingerprint_sha256"]
 
 
 # --- 75 ---------------------------------------------------------------------------------------------------------------

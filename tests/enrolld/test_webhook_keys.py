@@ -121,14 +121,14 @@ def test_a_signature_holds_for_its_context_its_body_and_its_key_alone() -> None:
 def test_workers_get_the_keys_through_their_pipe_and_do_not_show_them(tmp_path: Path, file: Path) -> None:
     found = node(tmp_path, '[webhook_keys]\nhooks = "keys/hooks"\n')
     state = RunState(1, "0", 1, [], [], [], [], [], True, "http://x", "default", "00")
-    made = daemon._worker_settings(found, state, ("x",), None)(1, (), BoardSettings(3, 1, 0))
+    made = daemon._worker_settings(found, state, ("x",), None, None)(1, (), BoardSettings(3, 1, 0))
     assert made.webhook_keys == {"hooks": KEY}
     assert KEY.decode() not in repr(made)
     assert made.limits == Limits()
     assert msgspec.json.decode(msgspec.json.encode(made), type=WorkerSettings).webhook_keys == {"hooks": KEY}
     file.unlink()
     with pytest.raises(OperatorError, match="webhook key"):
-        daemon._worker_settings(found, state, ("x",), None)
+        daemon._worker_settings(found, state, ("x",), None, None)
 
 
 def test_serve_refuses_a_key_that_others_can_read_before_it_makes_anything(tmp_path: Path, file: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import literal, select
 
 from ca_core.authority.sealing import UnlockKey
@@ -24,10 +24,10 @@ from ca_core.model import Call, Evidence, Issued, Operation, Refused, format_ser
 from ca_core.records.query import Query
 from ca_core.records.store import Hook
 from ca_core.records.unit import Guard, Unit
+from tests.helpers.bad_csr import PrivateKey as PrivateKey  # for whoever has an `Enrolled`
 from tests.helpers.bad_csr import good_csr
 from tests.helpers.postgres import Postgres
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 START = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 PUBLIC_URL = "http://pki.example.com"
 OTHER_URL = "http://other-pki.example.com:8080"

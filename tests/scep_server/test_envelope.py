@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from ca_core.authority.keys import SoftwareRaKey
@@ -247,6 +248,22 @@ async def test_a_host_fault_of_the_unwrapper_is_not_taken_for_a_bad_envelope() -
         await open_envelope(
             read_enveloped(Envelope().encode()), [Recipient(read_certificate(ra_certificate()), Gone())]
         )
+
+
+async def test_a_hash_of_oaep_that_a_hsm_does_not_know_is_told() -> None:
+    """A matter of the algorithm alone; `tests/ca_core/authority/test_hsm.py` has one that does so."""
+
+    class Hsm(Unwrapper):
+        async def unwrap(self, encrypted_key: bytes, algorithm: padding.AsymmetricPadding) -> bytes:
+            if isinstance(algorithm, padding.OAEP) and algorithm.algorithm.name != "sha1":
+                raise UnsupportedAlgorithm("the HSM does not decrypt by OAEP with these hashes")
+            return await super().unwrap(encrypted_key, algorithm)
+
+    recipient = Recipient(read_certificate(ra_certificate()), Hsm(ra_key()))
+    with pytest.raises(BadAlg) as refused:
+        await open_envelope(read_enveloped(Envelope(oaep=("sha256", "sha256")).encode()), [recipient])
+    assert refused.value.code == "scep_key_transport_unsupported"
+    assert await open_envelope(read_enveloped(Envelope(oaep=("sha1", "sha1")).encode()), [recipient]) == CSR
 
 
 # --- made by others --------------------------------------------------------------------------------------------------

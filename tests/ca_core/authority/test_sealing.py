@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from ca_core.authority.issuer import Issuers
@@ -17,7 +17,13 @@ from ca_core.public_key import PublicKey
 from tests.helpers.bad_csr import ec_key, rsa_key
 from tests.helpers.core import ME, Installation
 
-KEYS: dict[str, PrivateKey] = {"p-256": ec_key(), "p-384": ec_key("secp384r1"), "rsa-2048": rsa_key()}
+KEYS: dict[str, PrivateKey] = {
+    "p-256": ec_key(),
+    "p-384": ec_key("secp384r1"),
+    "rsa-2048": rsa_key(),
+    "ed25519": ed25519.Ed25519PrivateKey.generate(),
+    "ml-dsa-65": mldsa.MLDSA65PrivateKey.generate(),
+}
 
 
 @pytest.fixture
@@ -113,7 +119,7 @@ def test_an_unlock_key_of_16_bytes_is_taken_without_the_line_end(file: Path) -> 
 def test_a_sealed_key_opens_with_its_unlock_key_and_with_no_other(kind: str, file: Path, tmp_path: Path) -> None:
     unlock = UnlockKey.load(file)
     sealed = unlock.seal(KEYS[kind])
-    assert unlock.unseal(sealed, "x").private_numbers() == KEYS[kind].private_numbers()
+    assert unlock.unseal(sealed, "x").public_key() == KEYS[kind].public_key()
     with pytest.raises(SealingFailed, match="the key x does not open"):
         UnlockKey.generate(tmp_path / "another").unseal(sealed, "x")
 
@@ -135,7 +141,7 @@ def test_a_broken_or_unsealed_key_fails_as_such(broken: str, file: Path) -> None
 
 
 @pytest.mark.foreign
-@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("kind", sorted(set(KEYS) - {"ml-dsa-65"}))  # OpenSSL 3.5 knows ML-DSA, and Debian 12 has 3.0
 def test_openssl_opens_a_sealed_key_with_the_unlock_keys_file(kind: str, file: Path, tmp_path: Path) -> None:
     (tmp_path / "sealed.der").write_bytes(UnlockKey.load(file).seal(KEYS[kind]))
     command = ["openssl", "pkey", "-inform", "DER", "-in", str(tmp_path / "sealed.der"), "-passin", f"file:{file}"]

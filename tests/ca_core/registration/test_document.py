@@ -443,6 +443,9 @@ async def test_two_realms_that_take_one_host_at_once_do_not_both_get_it(core: Co
         ("csrattrs", {}, "name_reserved"),
         ("third", {"hosts": ["*"]}, "host_invalid"),
         ("third", {"public_url": "ftp://x"}, "document_invalid"),
+        ("third", {"keys": {"rsa": "p-256"}}, "key_kind_invalid"),
+        ("third", {"keys": {"root": "rsa-1024"}}, "key_kind_invalid"),
+        ("third", {"keys": {"est": "p-256"}}, "key_kind_invalid"),
     ],
 )
 async def test_a_realm_that_can_not_be_is_not_added(
