@@ -6,15 +6,16 @@ from sqlalchemy import bindparam, select
 
 from ca_core.csr import ParsedCsr
 from ca_core.errors import BadKey, NotAuthorized, Unavailable
-from ca_core.model import DeviceRecord
+from ca_core.model import Call, DeviceRecord, Requester
 from ca_core.records.query import Query
 from ca_core.records.schema import certificate, device
 from ca_core.records.store import Store
+from ca_core.records.times import to_ms
 from ca_core.registration.examined import Examined
 from ca_core.registration.moment import NEWEST_EVENT, is_behind
 from ca_core.registration.requester import BLOCKED_KEY
 
-__all__ = ["check_facts", "check_name"]
+__all__ = ["check_facts", "check_name", "check_not_enrolled", "check_transaction"]
 
 _c, _d = certificate.c, device.c
 _OTHERS_KEY = (
@@ -29,6 +30,46 @@ _OTHERS_KEY = (
 _NAMED = Query(select(_d.id).where(_d.realm_id == bindparam("realm_id"), _d.name == bindparam("name")))
 # In one statement, because taking SQLite's read lock costs more than looking up a row.
 _FACTS = Query(select(NEWEST_EVENT.scalar_subquery(), BLOCKED_KEY.scalar_subquery(), _OTHERS_KEY.scalar_subquery()))
+
+
+_ENROLLED = Query(
+    select(_c.id).where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("device_id")).limit(1)
+)
+_TRANSACTED = Query(
+    select(_c.id)
+    .where(
+        _c.realm_id == bindparam("realm_id"),
+        _c.transaction_id == bindparam("transaction_id"),
+        _c.device_id == bindparam("device_id"),
+        _c.spki_sha256 != bindparam("spki_sha256"),
+        _c.issued_at > bindparam("since"),
+    )
+    .limit(1)
+)
+
+
+async def check_transaction(store: Store, requester: Requester, csr: ParsedCsr, call: Call, since: dt.datetime) -> None:
+    """A transaction (SCEP) is one of a single key, as far back as `since`. Raises `NotAuthorized`."""
+    # A spent secret asks for what it was spent for, in whichever transaction.
+    again = requester.secret is not None and requester.secret.spent_at is not None
+    if call.transaction_id is None or again:
+        return
+    found = await store.first(
+        _TRANSACTED,
+        realm_id=requester.realm_id,
+        transaction_id=call.transaction_id,
+        device_id=requester.device.id,
+        spki_sha256=csr.spki_sha256,
+        since=to_ms(since),
+    )
+    if found is not None:
+        raise NotAuthorized("transaction_of_other_key", "The transaction was one for another key.")
+
+
+async def check_not_enrolled(store: Store, requester: Requester) -> None:
+    """What names no single device gives no device a second identity. Raises `NotAuthorized`."""
+    if await store.first(_ENROLLED, realm_id=requester.realm_id, device_id=requester.device.id) is not None:
+        raise NotAuthorized("device_enrolled", "This device has a certificate already.")
 
 
 async def check_name(store: Store, examined: Examined, asking: DeviceRecord) -> None:

@@ -5,12 +5,16 @@ is done, but no signature, no query and no record. A pause belongs to who asked 
 another one's device paused; it ends by itself, when the realm has a new version, and when the process ends.
 """
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from ca_core.csr import ParsedCsr
 from ca_core.errors import TooMany
+from ca_core.model import Evidence
+from ca_core.registration.realm import Resolved
 
 _FREE = 30
 """Refusals of one kind that cost nothing."""
@@ -35,8 +39,8 @@ class Pauses:
         self._clock = clock
         self._doomed: OrderedDict[Hashable, _Doomed] = OrderedDict()
 
-    def check(self, who: Hashable, edition: tuple[int, int]) -> None:
-        """Raise `TooMany` while `who` is paused in the realm's `edition`."""
+    def check(self, who: Hashable | None, edition: tuple[int, int]) -> None:
+        """Raise `TooMany` while `who` is paused in the realm's `edition`; nobody (None) is never."""
         found = self._doomed.get(who)
         if found is None:
             return
@@ -51,8 +55,10 @@ class Pauses:
                 detail=f"refused {found.refusals} times: {found.code}",
             )
 
-    def refused(self, who: Hashable, code: str, edition: tuple[int, int]) -> None:
+    def refused(self, who: Hashable | None, code: str, edition: tuple[int, int]) -> None:
         """Count a refusal."""
+        if who is None:
+            return
         now = self._clock()
         found = self._doomed.get(who)
         if found is None or found.code != code or found.edition != edition or now - found.last > _FORGET:
@@ -66,6 +72,15 @@ class Pauses:
         if beyond >= 0:
             found.until = now + min(_SHORTEST * 2.0 ** min(beyond, 16), _LONGEST)
 
-    def served(self, who: Hashable) -> None:
+    def served(self, who: Hashable | None) -> None:
         """It was served: all is forgotten."""
         self._doomed.pop(who, None)
+
+
+def who_asks(resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Hashable | None:
+    """Who asks for what, so that nobody else is counted under it; None for who offers nothing, as clients begin."""
+    if not evidence.chain and evidence.secret is None:
+        return None
+    shown = hashlib.sha256(evidence.chain[0] if evidence.chain else b"")
+    shown.update((evidence.secret or "").encode())
+    return resolved.realm.id, shown.digest(), csr.spki_sha256, csr.names_hash

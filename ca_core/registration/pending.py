@@ -24,12 +24,14 @@ from ca_core.records.query import Query, Row, Values
 from ca_core.records.schema import request as request_table
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, to_ms
-from ca_core.records.unit import Guard, Unit, guarded_insert
+from ca_core.records.unit import Guard, Step, Unit, guarded_insert
 from ca_core.registration.attempts import transaction_details
 from ca_core.registration.realm import SAME_ACTIVE, Realm
 
 __all__ = ["PendingRequest", "Pendings", "rejected", "request_identity", "touched_request"]
 
+_KEPT_MS = 30 * 86_400_000
+"""How long an expired request is still shown."""
 _q = request_table.c
 _open = request_table.alias("open").c
 _same = request_table.alias("same").c
@@ -64,6 +66,12 @@ _BY_TRANSACTION = Query(
     )
     .order_by(_q.id.desc())
     .limit(1)
+)
+# What nobody decided is forgotten in the end; what was rejected stays, since it is why the key is refused.
+_FORGET = Query(
+    request_table.delete().where(
+        _q.realm_id == bindparam("of_realm"), _q.state == "pending", _q.expires_at < bindparam("forgotten")
+    )
 )
 _ADD, _ADD_WHY = guarded_insert(
     request_table,
@@ -193,7 +201,8 @@ class Pendings:
             },
         )
         try:
-            await self._store.commit(Unit(Guard(_ADD, row | compared, _ADD_WHY), at, (), (event,)))
+            forget = Step(_FORGET, {"of_realm": realm.id, "forgotten": at - _KEPT_MS}, expect=None)
+            await self._store.commit(Unit(Guard(_ADD, row | compared, _ADD_WHY), at, (forget,), (event,)))
         except ConditionFailed as exc:
             if {"realm_has_room", "source_has_room"} & set(exc.conditions):
                 whose = "of this realm" if "realm_has_room" in exc.conditions else f"from {source_of(call.source)}"

@@ -6,12 +6,7 @@ request is decided again on the facts as they are now; so a race ends in the sam
 """
 
 import datetime as dt
-import hashlib
 import logging
-import time
-from collections.abc import Hashable
-
-from sqlalchemy import bindparam, select
 
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuers
@@ -38,53 +33,31 @@ from ca_core.model import (
     Pending,
     Refused,
     Requester,
-    format_serial,
 )
-from ca_core.records.audit import AuditEvent
-from ca_core.records.query import Query
-from ca_core.records.schema import certificate
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.registration.admission.webhook import Webhook
-from ca_core.registration.attempts import Attempts, attempt_row, transaction_details
+from ca_core.registration.attempts import Attempts
 from ca_core.registration.ceiling import check_ceiling
 from ca_core.registration.examination import examine
 from ca_core.registration.examined import Applicant
-from ca_core.registration.facts import check_facts, check_name
+from ca_core.registration.facts import check_facts, check_name, check_not_enrolled, check_transaction
 from ca_core.registration.issued import Decision, issued_unit
 from ca_core.registration.moment import Watch
 from ca_core.registration.narrowing import Narrowing
 from ca_core.registration.newcomer import register
-from ca_core.registration.pause import Pauses
+from ca_core.registration.pause import Pauses, who_asks
 from ca_core.registration.pending import PendingRequest, Pendings, rejected
 from ca_core.registration.poll import poll_transaction
 from ca_core.registration.profile import CHANCE, Chance, choose_issuer, choose_profile, make_plan
 from ca_core.registration.realm import Realm, Realms, Resolved
+from ca_core.registration.recording import Recorder
 from ca_core.registration.requester import authenticate, claim_of
 from ca_core.registration.retransmission import asked_before, request_key, served_by, transacted_before
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 5
-_AUDIT_SAME_REFUSAL = 60.0
 _KEPT_IN_MEMORY = frozenset({"realm_version", "issuer_active"})
-_NO_JUNK = frozenset({"credentials_missing"})
-"""How honest clients begin: they are asked for a credential, and send it then."""
-
-_c = certificate.c
-_TRANSACTED = Query(
-    select(_c.id)
-    .where(
-        _c.realm_id == bindparam("realm_id"),
-        _c.transaction_id == bindparam("transaction_id"),
-        _c.device_id == bindparam("device_id"),
-        _c.spki_sha256 != bindparam("spki_sha256"),
-        _c.issued_at > bindparam("since"),
-    )
-    .limit(1)
-)
-_ENROLLED = Query(
-    select(_c.id).where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("device_id")).limit(1)
-)
 
 
 class Registration:
@@ -109,32 +82,27 @@ class Registration:
         self._chance = chance
         self._rates = rates or Rates(None)
         self._store = store
-        self._meter = meter
         self._realms = realms
         self._issuers = issuers
         self._issuance = issuance
-        self._attempts = attempts
-        self._clock = clock
+        self._recorder = Recorder(attempts, meter, self._rates, clock)
         self._watch = Watch(store, clock)
         self._pendings = Pendings(store)
         self._pauses = Pauses()
         self._webhook = webhook
         self._public_url = public_url
         self._demo = demo
-        self._audited: dict[tuple[int, str], float] = {}
 
     async def authenticate(self, resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Requester:
         """Who is asking. Raises `NotAuthenticated`, `NotAuthorized`, `Unavailable`; see `requester.authenticate`."""
-        moment, who = self._watch.look(), _who(resolved, evidence, csr)
-        if who is not None:
-            self._pauses.check(who, resolved.realm.edition)
+        moment, who = self._watch.look(), who_asks(resolved, evidence, csr)
+        self._pauses.check(who, resolved.realm.edition)
         try:
             return await authenticate(self._store, resolved.realm, evidence, csr, moment.at)
         except Refusal as refusal:
             refusal.claim = claim_of(evidence, csr)
             await self._watch.doubt(moment)
-            if who is not None:
-                self._pauses.refused(who, refusal.code, resolved.realm.edition)
+            self._pauses.refused(who, refusal.code, resolved.realm.edition)
             raise
 
     async def enroll(
@@ -147,7 +115,7 @@ class Registration:
         try:
             return await self._decided(resolved, requester, csr, operation, call)
         except InternalError as exc:
-            self.failed(call, resolved, str(exc), requester=requester, csr=csr)
+            self._recorder.failed(call, resolved, str(exc), requester=requester, csr=csr)
             exc.recorded = True
             raise
 
@@ -175,10 +143,10 @@ class Registration:
             raise NotAuthorized("changed_meanwhile", "What the request stands on keeps changing; ask again.")
         except Refusal as refusal:
             await self._watch.doubt(moment)
-            who = _who(resolved, requester.evidence, csr)
-            if who is not None and not isinstance(refusal, TooMany):
+            if not isinstance(refusal, TooMany):
+                who = who_asks(resolved, requester.evidence, csr)
                 self._pauses.refused(who, refusal.code, resolved.realm.edition)
-            return Refused(self.refused(refusal, call, resolved, requester=requester, csr=csr))
+            return Refused(self._recorder.refused(refusal, call, resolved, requester=requester, csr=csr))
 
     async def poll(
         self, resolved: Resolved, transaction_id: str, signer_key: bytes, call: Call
@@ -192,81 +160,21 @@ class Registration:
             device, issued = await poll_transaction(self._store, resolved.realm, transaction_id, signer_key, moment.at)
         except Refusal as refusal:
             await self._watch.doubt(moment)
-            return Refused(self.refused(refusal, call, resolved))
-        at = to_ms(self._clock())
-        detail = "the transaction's certificate, asked for again"
-        row = attempt_row(
-            call,
-            at,
-            realm_id=resolved.realm.id,
-            device_id=device.id,
-            outcome="issued",
-            detail=detail,
-            serial=format_serial(issued.serial),
+            return Refused(self._recorder.refused(refusal, call, resolved))
+        self._recorder.given_again(
+            resolved.realm, device.id, call, issued, "the transaction's certificate, asked for again"
         )
-        self._attempts.record(row, at, tolerating=(resolved.realm.id, call))
         return issued
 
     def refused(
-        self,
-        refusal: Refusal,
-        call: Call,
-        resolved: Resolved | None,
-        *,
-        requester: Requester | None = None,
-        csr: ParsedCsr | None = None,
+        self, refusal: Refusal, call: Call, resolved: Resolved | None, *, csr: ParsedCsr | None = None
     ) -> Refusal:
-        """Record a refusal, behind the answer. Only one of a requester who proved who it is reaches the audit trail.
+        """Record a refusal that was raised before `enroll`; see `Recorder.refused`. Returns what to tell."""
+        return self._recorder.refused(refusal, call, resolved, csr=csr)
 
-        Returns what to tell: the refusal, or `TooMany` when the source had more than its share of them.
-        """
-        at = to_ms(self._clock())
-        realm = resolved.realm if resolved else None
-        self._meter.refused(realm.name if realm else "", call.protocol, refusal.code)
-        who = refusal.device
-        if requester is not None and not requester.device.is_new:
-            who = requester.device.id, requester.device.name
-        row = attempt_row(
-            call,
-            at,
-            realm_id=realm.id if realm else None,
-            device_id=who[0] if who else None,
-            outcome="refused",
-            refusal=refusal,
-            key=csr.key if csr else None,
-            signature_hash=csr.signature_hash if csr else None,
-        )
-        events: tuple[AuditEvent, ...] = ()
-        if who is not None and realm is not None and self._is_news(who[0], refusal.code):
-            events = (_refused_event(refusal, call, realm.name, who[1], requester),)
-        self._attempts.record(row, at, events, (realm.id, call) if realm is not None else None)
-        if who is not None or refusal.code in _NO_JUNK:
-            return refusal
-        return self._rates.refused(call.source) or refusal
-
-    def failed(
-        self,
-        call: Call,
-        resolved: Resolved | None,
-        reason: str,
-        *,
-        requester: Requester | None = None,
-        csr: ParsedCsr | None = None,
-    ) -> None:
-        """Record a request that failed by our own fault; `reason` is for the operator alone."""
-        at = to_ms(self._clock())
-        row = attempt_row(
-            call,
-            at,
-            realm_id=resolved.realm.id if resolved else None,
-            device_id=(requester.device.id or None) if requester else None,
-            outcome="error",
-            code="internal_error",
-            detail=reason,
-            key=csr.key if csr else None,
-            signature_hash=csr.signature_hash if csr else None,
-        )
-        self._attempts.record(row, at)
+    def failed(self, call: Call, resolved: Resolved | None, reason: str) -> None:
+        """Record a request that failed by our own fault before `enroll`; see `Recorder.failed`."""
+        self._recorder.failed(call, resolved, reason)
 
     async def _again(self, resolved: Resolved, waiting: PendingRequest, call: Call) -> Issued | Pending | Refused:
         """A request that waits, decided again by the rules of now, with what the store has kept of it."""
@@ -295,7 +203,10 @@ class Registration:
         examined = examine(profile.document, realm, Applicant.of(requester), csr, operation)
         examined.require()
         await check_name(self._store, examined, requester.device)
-        await self._check_facts(now, requester, csr, call, document.retry)
+        if (shortage := self._store.shortage()) is not None:  # enforces case 58
+            raise Unavailable(shortage)
+        await check_facts(self._store, csr, requester.realm_id, requester.device.id, now)
+        await check_transaction(self._store, requester, csr, call, now - document.retry)
         # (2) Was it asked before?
         key = request_key(resolved, profile.name, operation, requester, csr, call.transaction_id)
         # A renewal is keyed by the certificate that it renews, so it is the same one however late it comes.
@@ -308,11 +219,12 @@ class Registration:
         elif requester.secret.spent_at is not None:
             before = await served_by(self._store, requester, requester.secret, csr, now=to_ms(now))
         if before is not None:
-            self._record_again(resolved, requester, csr, call, before)
+            detail = "the same request again: answered with the same certificate"
+            self._recorder.given_again(realm, requester.device.id, call, before, detail, csr)
             return before
         # (3) Is it more than what was proven? An operator and a ceiling have a say in first certificates.
         if requester.means in (Means.CHALLENGE, Means.OPEN) and not requester.needs_approval:
-            await self._check_not_enrolled(requester)
+            await check_not_enrolled(self._store, requester)
         if requester.certificate is None:
             await check_ceiling(self._store, realm, now)
         pending_id: int | None = None
@@ -355,8 +267,7 @@ class Registration:
             self._rates.give_back(*rated)
             raise
         self._rates.proven(call.source)
-        if (who := _who(resolved, requester.evidence, csr)) is not None:
-            self._pauses.served(who)
+        self._pauses.served(who_asks(resolved, requester.evidence, csr))
         # (6) Only now may it leave.
         return Issued(signed.der, signed.serial)
 
@@ -374,18 +285,7 @@ class Registration:
         """Have a request wait for an operator: a new one, or one that waits already."""
         if waiting is None or waiting.state != "pending":
             await self._keep(resolved, requester, csr, profile, operation, call, now)
-        at = to_ms(now)
-        row = attempt_row(
-            call,
-            at,
-            realm_id=resolved.realm.id,
-            device_id=requester.device.id or None,
-            outcome="pending",
-            detail="waits for approval",
-            key=csr.key,
-            signature_hash=csr.signature_hash,
-        )
-        self._attempts.record(row, at, tolerating=(resolved.realm.id, call))
+        self._recorder.waits(resolved.realm, requester, csr, call)
         return self._pendings.wait(resolved.realm)
 
     async def _narrowed(
@@ -417,93 +317,7 @@ class Registration:
     async def _register(self, realm: Realm, requester: Requester, call: Call, now: dt.datetime) -> Requester:
         return await register(self._store, realm, requester, call, to_ms(now))
 
-    async def _check_not_enrolled(self, requester: Requester) -> None:
-        """What names no single device gives no device a second identity."""
-        if await self._store.first(_ENROLLED, realm_id=requester.realm_id, device_id=requester.device.id) is not None:
-            raise NotAuthorized("device_enrolled", "This device has a certificate already.")
-
-    async def _check_facts(
-        self, now: dt.datetime, requester: Requester, csr: ParsedCsr, call: Call, retry: dt.timedelta
-    ) -> None:
-        if (shortage := self._store.shortage()) is not None:  # enforces case 58
-            raise Unavailable(shortage)
-        await check_facts(self._store, csr, requester.realm_id, requester.device.id, now)
-        # A spent secret asks for what it was spent for, in whichever transaction.
-        again = requester.secret is not None and requester.secret.spent_at is not None
-        if (
-            call.transaction_id is not None
-            and not again
-            and await self._store.first(
-                _TRANSACTED,
-                realm_id=requester.realm_id,
-                transaction_id=call.transaction_id,
-                device_id=requester.device.id,
-                spki_sha256=csr.spki_sha256,
-                since=to_ms(now - retry),
-            )
-        ):
-            raise NotAuthorized("transaction_of_other_key", "The transaction was one for another key.")
-
-    def _record_again(
-        self, resolved: Resolved, requester: Requester, csr: ParsedCsr, call: Call, before: Issued
-    ) -> None:
-        at = to_ms(self._clock())
-        row = attempt_row(
-            call,
-            at,
-            realm_id=resolved.realm.id,
-            device_id=requester.device.id,
-            outcome="issued",
-            detail="the same request again: answered with the same certificate",
-            serial=format_serial(before.serial),
-            key=csr.key,
-            signature_hash=csr.signature_hash,
-        )
-        self._attempts.record(row, at, tolerating=(resolved.realm.id, call))
-
-    def _is_news(self, device_id: int, code: str) -> bool:
-        """False while the same refusal of the same device was audited within the last minute.
-
-        A device that retries a doomed request must not grow the trail without bound; its attempts are kept anyway.
-        """
-        now = time.monotonic()
-        last = self._audited.get((device_id, code))
-        if last is not None and now - last < _AUDIT_SAME_REFUSAL:
-            return False
-        if len(self._audited) > 10_000:
-            self._audited.clear()
-        self._audited[device_id, code] = now
-        return True
-
-
-def _who(resolved: Resolved, evidence: Evidence, csr: ParsedCsr) -> Hashable:
-    """Who asks for what, so that nobody else is counted under it; None for who offers nothing, as clients begin."""
-    if not evidence.chain and evidence.secret is None:
-        return None
-    shown = hashlib.sha256(evidence.chain[0] if evidence.chain else b"")
-    shown.update((evidence.secret or "").encode())
-    return resolved.realm.id, shown.digest(), csr.spki_sha256, csr.names_hash
-
 
 def _credential_of(requester: Requester) -> tuple[str, bytes]:
     """What was shown, so that each is counted by itself."""
     return requester.means.value, requester.credential
-
-
-def _refused_event(refusal: Refusal, call: Call, realm: str, device: str, requester: Requester | None) -> AuditEvent:
-    return AuditEvent(
-        "request.refused",
-        f"device:{device}",
-        realm=realm,
-        device=device,
-        request_id=call.request_id,
-        details={
-            "code": refusal.code,
-            "detail": refusal.detail,
-            "means": requester.means.value if requester else None,
-            "operation": call.operation,
-            "source": call.source,
-            **transaction_details(call),
-            **({"secret_exposed": True} if requester and requester.secret and requester.evidence.is_exposed else {}),
-        },
-    )

@@ -101,6 +101,22 @@ async def test_a_request_expires_and_may_be_made_anew(by_hand: Core, clock: SetC
     assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "issued"
 
 
+async def test_what_nobody_decided_is_forgotten_in_the_end_and_what_was_rejected_is_not(
+    by_hand: Core, clock: SetClock
+) -> None:
+    rejected, key = new_key(), new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(rejected, "one")) == "pending"
+    await by_hand.requests.reject((await only(by_hand)).id, actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "two")) == "pending"
+    clock.forward(days=36)
+    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "three")) == "pending"
+    assert [row.device for row in await by_hand.requests.list(limit=10)] == ["one", "two", "three"]
+    clock.forward(days=2)
+    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "four")) == "pending"
+    assert [row.device for row in await by_hand.requests.list(limit=10)] == ["one", "three", "four"]
+    assert await outcome_of(by_hand, Evidence(), csr_of(rejected, "one")) == "request_rejected"
+
+
 async def test_an_approval_that_nobody_uses_ends(by_hand: Core, clock: SetClock) -> None:
     key = new_key()
     assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
