@@ -98,7 +98,7 @@ inline ask() {
 #define SECRET_SPENT false
 #define SECRET_LATE false
 #endif
-#define NOT_AUTHENTICATED (SECRET_REFUSED || suspended[unit[N].device] || \
+#define NOT_AUTHENTICATED (SECRET_REFUSED || suspended[unit[N].device] || REPLACED(N) || \
     BY_OWN(N) && (cert[unit[N].credential].revoked || ANY(OWN_NEWER_REVOKED, N)))
 
 #ifdef WITHOUT_rule_any_transaction
@@ -372,6 +372,9 @@ end_world:
     :: atomic { SENT(3) -> end_of(3) }
     :: ACT(GATE && !suspended[0]) suspended[0] = 1 }
     :: ACT(GATE && suspended[0]) suspended[0] = 0 }
+#ifdef FACTORY
+    :: ACT(GATE && !replaced) replaced = 1 }
+#endif
     :: ACT(GATE && !version) version = 1 }
     :: ACT(GATE && !retired) retired = 1 }
     :: ACT(GATE && VALID(1)) revoke(1) }

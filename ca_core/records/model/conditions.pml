@@ -38,6 +38,9 @@ inline by_secret() {
 
 inline by_factory_identity() {
     holds = holds &&
+#ifndef WITHOUT_device_identity
+        !REPLACED(N) &&
+#endif
 #ifndef WITHOUT_credential_key_not_blocked
         !blocked[CREDENTIAL_KEY(N)] &&
 #endif

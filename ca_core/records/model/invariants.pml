@@ -20,6 +20,7 @@ hidden byte a_retransmission_is_not_a_second_request;
 hidden byte a_transaction_renews_once;
 hidden byte a_transaction_is_of_one_key;
 hidden byte a_factory_identity_certifies_a_key_once;
+hidden byte nothing_is_issued_to_a_replaced_board;
 
 #define BY_THE_SAME(u, c) \
     (THERE(c) && cert[c].device == unit[u].device && cert[c].credential == unit[u].credential)
@@ -38,6 +39,7 @@ inline check_invariants(u) {
 #endif
 #ifdef FACTORY
     INVARIANT(a_factory_identity_certifies_a_key_once, !(BY_FACTORY(u) && ANY(OF_TRANSACTION_AND_KEY, u)));
+    INVARIANT(nothing_is_issued_to_a_replaced_board, !REPLACED(u));
 #endif
 #ifdef OWN
     INVARIANT(nothing_is_issued_after_a_revoke, !(BY_OWN(u) && cert[unit[u].credential].revoked));

@@ -34,6 +34,7 @@ Secret secret[SECRETS];
 
 bit suspended[2];              /* devices */
 bit blocked[2];                /* keys */
+bit replaced;                  /* device 0 has another board than the factory identity that it showed */
 bit version;                   /* of the realm */
 bit retired;                   /* the issuer */
 
@@ -60,6 +61,11 @@ byte crashes;
 #define FIRST_SECRET 4
 #define BY_SECRET(u) (unit[u].credential >= FIRST_SECRET)
 #define BY_FACTORY(u) (unit[u].credential == FACTORY_IDENTITY)
+#ifdef FACTORY
+#define REPLACED(u) (BY_FACTORY(u) && unit[u].device == 0 && replaced)
+#else
+#define REPLACED(u) false
+#endif
 #define BY_OWN(u) (unit[u].credential != FACTORY_IDENTITY && unit[u].credential < FIRST_SECRET)
 #define SECRET_OF(u) secret[unit[u].credential - FIRST_SECRET]
 /* A factory identity's key has the number of its device. */

@@ -51,6 +51,7 @@ SUSPENDED = "nothing_is_issued_after_a_suspend"
 RETIRED_ISSUER = "nothing_is_issued_by_a_retired_issuer"
 BLOCKED_KEY = "nothing_is_issued_for_a_blocked_key"
 BLOCKED_CREDENTIAL = "nothing_is_issued_on_a_blocked_credential"
+REPLACED_BOARD = "nothing_is_issued_to_a_replaced_board"
 ONE_DEVICE = "a_key_is_of_one_device"
 ONE_KEY = "a_transaction_is_of_one_key"
 ONCE = "a_secret_serves_once"
@@ -80,6 +81,7 @@ CONDITION_MUTATIONS = {
         mutation("transaction_not_of_other_key", SCEP_FACTORY, ONE_KEY),
         mutation("key_not_of_other_device", FACTORY, ONE_DEVICE),
         mutation("credential_key_not_blocked", FACTORY, BLOCKED_CREDENTIAL),
+        mutation("device_identity", FACTORY, REPLACED_BOARD),
         mutation("transaction_not_begun", SCEP_FACTORY, "a_factory_identity_certifies_a_key_once"),
         mutation("not_asked_before", FACTORY, NOT_A_SECOND),
     ],
@@ -99,7 +101,7 @@ CONDITION_MUTATIONS = {
 }
 LOCK_MUTATIONS = [
     mutation("lock_gate", SECRET, OLD_REALM, SUSPENDED, RETIRED_ISSUER, DEAD),
-    mutation("lock_gate", FACTORY, OLD_REALM, SUSPENDED, RETIRED_ISSUER, BLOCKED_CREDENTIAL),
+    mutation("lock_gate", FACTORY, OLD_REALM, SUSPENDED, RETIRED_ISSUER, BLOCKED_CREDENTIAL, REPLACED_BOARD),
     mutation("lock_gate", OWN, OLD_REALM, SUSPENDED, RETIRED_ISSUER, BLOCKED_KEY, REVOKED),
     mutation("lock_device", SECRET, ONCE),
     mutation("lock_device", SCEP_FACTORY, ONE_KEY),
@@ -194,8 +196,20 @@ def test_the_model_repeats_the_conditions_of_the_code(means: Means, inline: str)
     assert {each.name for each in CONDITION_MUTATIONS[means]} == set(CONDITIONS[means]), "each is taken away below"
 
 
-def test_every_means_is_modelled() -> None:
-    assert set(CONDITION_MUTATIONS) == set(CONDITIONS) == set(Means)
+def test_every_means_is_modelled_or_repeats_no_more_than_one_that_is() -> None:
+    """Who proves no device of its own repeats what a factory identity repeats, but for what concerns that identity.
+
+    What ways of admission add (`conditions.NARROWING`) is taken away on real stores, in test_ways.
+    """
+    assert set(CONDITIONS) == set(Means)
+    others = set(CONDITIONS) - set(CONDITION_MUTATIONS)
+    assert others == {Means.CHALLENGE, Means.OPEN, Means.APPROVAL}
+    for means in others:
+        assert set(CONDITIONS[Means.IDEVID]) - set(CONDITIONS[means]) == {
+            "credential_key_not_blocked",
+            "device_identity",
+        }
+        assert set(CONDITIONS[means]) < set(CONDITIONS[Means.IDEVID])
 
 
 def test_all_that_can_be_taken_away_is_taken_away_and_all_that_can_be_reached_is_reached() -> None:

@@ -5,10 +5,12 @@ import itertools
 from typing import Any
 
 import pytest
+from sqlalchemy import literal
 
 from ca_core.core import Core
 from ca_core.errors import OperatorError
 from ca_core.model import Evidence, Issued, Operation, Refused
+from ca_core.registration import conditions
 from ca_core.registration.admission.ways import parse_way
 from tests.helpers.admission import admit_by, outcome_of, transact
 from tests.helpers.core import ME, Installation, SetClock, code_of, csr_of, edit_realm, enrolled, new_key, written
@@ -231,6 +233,42 @@ async def test_case_82_of_many_at_once_no_more_pass_the_ceiling(core: Core, seco
     outcomes = await asyncio.gather(*many)
     assert outcomes.count("issued") == 4
     assert set(outcomes) == {"issued", "ceiling_reached"}
+
+
+# --- what the commit repeats of them ---------------------------------------------------------------------------------
+
+
+async def race(first: Core, second: Core, names: list[str], **settings: Any) -> int:
+    """How many of these names get a certificate when all ask at once, at two nodes, each with a key of its own."""
+    await admit_by(first, "open", open=True, **settings)
+    cores = itertools.cycle([first, second])
+    asking = [outcome_of(core, Evidence(), csr_of(new_key(), name)) for core, name in zip(cores, names, strict=False)]
+    return (await asyncio.gather(*asking)).count("issued")
+
+
+async def test_of_many_keys_that_ask_at_once_in_one_name_one_is_served(core: Core, second: Core) -> None:
+    assert await race(core, second, ["walk-in"] * 12) == 1
+
+
+@pytest.mark.parametrize(
+    ("condition", "names", "settings", "right"),
+    [
+        pytest.param("device_not_enrolled", ["walk-in"] * 12, {}, 1, id="device_not_enrolled"),
+        pytest.param("below_ceiling", [f"d-{n}" for n in range(12)], {"ceiling": 3}, 3, id="below_ceiling"),
+    ],
+)
+async def test_without_the_condition_at_the_commit_more_are_served(
+    core: Core,
+    second: Core,
+    condition: str,
+    names: list[str],
+    settings: dict[str, Any],
+    right: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(conditions.NARROWING, condition, literal(1) == literal(1))
+    monkeypatch.setattr(conditions, "_NARROWED", {})
+    assert await race(core, second, names, **settings) > right, "this is what the condition prevents"
 
 
 # --- pauses ----------------------------------------------------------------------------------------------------------
