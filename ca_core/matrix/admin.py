@@ -13,7 +13,7 @@ __all__ = ["Operator"]
 
 APART = "apart"
 """It was done to what the other realm has of that name, and to nothing else."""
-_TOUCHED = "touched"
+_TOUCHED, _DONE = "touched", "done"
 _MEANINGFUL = (Relation.UNRELATED, Relation.EQUAL_NAMES)
 _REVOKE, _SUSPEND, _SECRET, _LIST, _APPROVE = ADMIN_OPERATIONS
 
@@ -40,8 +40,8 @@ class Operator:
         if relation not in _MEANINGFUL and not thorough:
             return
         name, serial = self._made.new_name()
-        got = await self._made.first(home, name, serial, self._made.new_key(), Wire.SIMPLEENROLL)
-        if got is None or got.certificate is None:
+        first = await self._made.first(home, name, serial, self._made.new_key(), Wire.SIMPLEENROLL)
+        if first is None or first.certificate is None:
             self._report.skip(
                 "no device of it could be made for an operator to act on", home=home.name, kind=Kind.ADMIN
             )
@@ -51,11 +51,12 @@ class Operator:
         cells: set[Cell] = set()
         for away in aways:
             cells |= await self._against(home, away, relation, target)
-        if await self._at_home(home, target):
+        got = await self._at_home(home, target)
+        if got == _DONE:
             self._report.cells |= cells
         elif aways:
             cell = Cell(home.name, aways[0].name, relation, Kind.ADMIN, _REVOKE)
-            self._report.compare(cell, home.name, frozenset({"done"}), "refused")
+            self._report.compare(cell, home.name, frozenset({_DONE}), got)
 
     async def _against(self, home: Place, away: Place, relation: Relation, target: _Target) -> set[Cell]:
         core, name = self._core, target.name
@@ -119,15 +120,15 @@ class Operator:
         got = await self._made.door.ask(away.name, shown, Wire.SIMPLEENROLL)
         return APART if got.code == "pending" else got.code
 
-    async def _at_home(self, home: Place, target: _Target) -> bool:
+    async def _at_home(self, home: Place, target: _Target) -> str:
         """The twin: the same acts, in the realm that the device is of."""
         core, name = self._core, target.name
-        secret = await core.devices.secret(home.name, name, actor=ACTOR)
-        suspended = await core.devices.suspend(home.name, name, actor=ACTOR)
-        await core.devices.resume(home.name, name, actor=ACTOR)
-        rows = await core.certificates.list(realm=home.name, device=name, limit=10)
-        revoked = await core.certificates.revoke(target.certificate, reason="superseded", realm=home.name, actor=ACTOR)
-        listed = any(row.serial == target.certificate for row in rows)
-        return bool(
-            secret.secret and suspended.state == "suspended" and listed and revoked.certificate.status == "revoked"
-        )
+        try:
+            await core.devices.secret(home.name, name, actor=ACTOR)
+            await core.devices.suspend(home.name, name, actor=ACTOR)
+            await core.devices.resume(home.name, name, actor=ACTOR)
+            is_listed = await self._listed(home, target)
+            await core.certificates.revoke(target.certificate, reason="superseded", realm=home.name, actor=ACTOR)
+        except OperatorError as exc:
+            return exc.code
+        return _DONE if is_listed else "absent"

@@ -95,12 +95,16 @@ class Skipped(Row, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Report:
-    """What came of it. `cells` are those whose credential has worked in its own realm; `pairs` are ordered."""
+    """What came of it. `cells` are those whose credential has worked in its own realm; `pairs` are ordered.
+
+    `answers` are all codes that a cell was answered with.
+    """
 
     pairs: int = 0
     cells: set[Cell] = field(default_factory=set)
     failures: list[Finding] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    answers: dict[Cell, set[str]] = field(default_factory=dict)
 
     def skip(self, reason: str, *, home: str | None = None, away: str | None = None, kind: Kind | None = None) -> None:
         """Say once that something can't be proven."""
@@ -110,6 +114,7 @@ class Report:
 
     def compare(self, cell: Cell, asked_in: str, expected: frozenset[str], got: str) -> None:
         """Keep the cell as a finding when it is not as it should be."""
+        self.answers.setdefault(cell, set()).add(got)
         if got not in expected:
             found = Finding(
                 home=cell.home,

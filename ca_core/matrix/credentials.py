@@ -1,6 +1,7 @@
 """Credentials of a realm: devices that are registered, given what a way of the realm takes, and admitted by it."""
 
 import itertools
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -95,12 +96,16 @@ class Credentials:
         self.new_key = new_key
         self._core = ground.core
         self._numbers = itertools.count(1)
+        self._mark = secrets.token_hex(4)  # a ground may be played on more than once
         self._decided = self._settled = 0
 
     def new_name(self) -> tuple[str, str]:
-        """A device's name and serial number that nobody had before."""
-        number = next(self._numbers)
-        return f"matrix-{number}", f"MX-{number}"
+        """A device's name and serial number that nobody had before.
+
+        They are the same: a device that registers itself is called by its serial number.
+        """
+        name = f"MX-{self._mark}-{next(self._numbers)}"
+        return name, name
 
     async def register(self, place: Place, name: str, serial: str | None = None, anchor: str | None = None) -> str:
         """Register a device; returns its secret."""

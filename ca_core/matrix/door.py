@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from ca_core.core import Core
 from ca_core.csr import ParsedCsr
-from ca_core.errors import NotAuthenticated, Refusal
+from ca_core.errors import Refusal
 from ca_core.matrix.cells import OPERATIONS, Wire
 from ca_core.matrix.manufacturer import DeviceKey
 from ca_core.model import Call, Evidence, Issued, Operation, Pending, Refused
@@ -60,11 +60,10 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`issued`, `pending` or a refusal's code. `is_unproven`: the credential itself was not accepted."""
+    """`issued` (then with the certificate), `pending` or a refusal's code."""
 
     code: str
     certificate: bytes | None = field(default=None, repr=False)
-    is_unproven: bool = False
 
 
 class Door(Protocol):
@@ -109,7 +108,7 @@ class CoreDoor:
                 return _outcome(await registration.poll(resolved, transaction or "", asking, call))
             requester = await registration.authenticate(resolved, self._evidence(shown), csr)
         except Refusal as refusal:
-            return Outcome(refusal.code, is_unproven=isinstance(refusal, NotAuthenticated))
+            return Outcome(refusal.code)
         return _outcome(await registration.enroll(resolved, requester, csr, _OPERATIONS[operation], call))
 
     @staticmethod
@@ -120,7 +119,7 @@ class CoreDoor:
 def _outcome(outcome: Issued | Pending | Refused) -> Outcome:
     match outcome:
         case Refused(refusal):
-            return Outcome(refusal.code, is_unproven=isinstance(refusal, NotAuthenticated))
+            return Outcome(refusal.code)
         case Pending():
             return Outcome("pending")
         case Issued():
