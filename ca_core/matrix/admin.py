@@ -14,6 +14,7 @@ __all__ = ["Operator"]
 APART = "apart"
 """It was done to what the other realm has of that name, and to nothing else."""
 _TOUCHED, _DONE = "touched", "done"
+_ENROLL = Wire.SIMPLEENROLL
 _MEANINGFUL = (Relation.UNRELATED, Relation.EQUAL_NAMES)
 _REVOKE, _SUSPEND, _SECRET, _LIST, _APPROVE = ADMIN_OPERATIONS
 
@@ -40,7 +41,7 @@ class Operator:
         if relation not in _MEANINGFUL and not thorough:
             return
         name, serial = self._made.new_name()
-        first = await self._made.first(home, name, serial, self._made.new_key(), Wire.SIMPLEENROLL)
+        first = await self._made.first(home, name, serial, self._made.new_key(), _ENROLL)
         if first is None or first.certificate is None:
             self._report.skip(
                 "no device of it could be made for an operator to act on", home=home.name, kind=Kind.ADMIN
@@ -48,14 +49,17 @@ class Operator:
             return
         [row] = await self._core.certificates.list(realm=home.name, device=name, limit=2)
         target = _Target((await self._core.devices.show(home.name, name)).id, name, row.serial)
+        secret = (await self._core.devices.secret(home.name, name, actor=ACTOR)).secret
         cells: set[Cell] = set()
         for away in aways:
             cells |= await self._against(home, away, relation, target)
-        got = await self._at_home(home, target)
+        got = await self._at_home(home, target, secret)
         if got == _DONE:
             self._report.cells |= cells
         elif aways:
-            cell = Cell(home.name, aways[0].name, relation, Kind.ADMIN, _REVOKE)
+            cell = Cell(
+                home.name, aways[0].name, relation, Kind.ADMIN, _SECRET if got.startswith("secret") else _REVOKE
+            )
             self._report.compare(cell, home.name, frozenset({_DONE}), got)
 
     async def _against(self, home: Place, away: Place, relation: Relation, target: _Target) -> set[Cell]:
@@ -115,14 +119,18 @@ class Operator:
         name, _ = self._made.new_name()
         shown = Shown(name, self._made.new_key())
         for place in (home, away):
-            await self._made.door.ask(place.name, shown, Wire.SIMPLEENROLL)
+            await self._made.door.ask(place.name, shown, _ENROLL)
         await self._made.approve(home, shown)
-        got = await self._made.door.ask(away.name, shown, Wire.SIMPLEENROLL)
+        got = await self._made.door.ask(away.name, shown, _ENROLL)
         return APART if got.code == "pending" else got.code
 
-    async def _at_home(self, home: Place, target: _Target) -> str:
-        """The twin: the same acts, in the realm that the device is of."""
+    async def _at_home(self, home: Place, target: _Target, secret: str) -> str:
+        """The twin: the same acts, in the realm that the device is of, whose secret is still good until then."""
         core, name = self._core, target.name
+        if any(way.proofs == {"secret"} and not way.approval for way in home.realm.ways):
+            used = await self._made.door.ask(home.name, Shown(name, self._made.new_key(), secret=secret), _ENROLL)
+            if used.code != "issued":
+                return used.code
         try:
             await core.devices.secret(home.name, name, actor=ACTOR)
             await core.devices.suspend(home.name, name, actor=ACTOR)

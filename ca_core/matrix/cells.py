@@ -105,11 +105,12 @@ class Report:
     failures: list[Finding] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     answers: dict[Cell, set[str]] = field(default_factory=dict)
+    _known: set[Row] = field(default_factory=set)
 
     def skip(self, reason: str, *, home: str | None = None, away: str | None = None, kind: Kind | None = None) -> None:
         """Say once that something can't be proven."""
         found = Skipped(home=home, away=away, credential=str(kind) if kind is not None else None, reason=reason)
-        if found not in self.skipped:
+        if self._is_news(found):
             self.skipped.append(found)
 
     def compare(self, cell: Cell, asked_in: str, expected: frozenset[str], got: str) -> None:
@@ -126,5 +127,10 @@ class Report:
                 expected=" or ".join(sorted(expected)),
                 got=got,
             )
-            if found not in self.failures:
+            if self._is_news(found):
                 self.failures.append(found)
+
+    def _is_news(self, found: Row) -> bool:
+        is_news = found not in self._known
+        self._known.add(found)
+        return is_news

@@ -31,7 +31,10 @@ class Factory:
 
 
 def way_for(place: Place, kind: Kind) -> Way | None:
-    """The way of a realm by which such a credential is shown, the plainest first; None when it admits none."""
+    """The way of a realm by which such a credential is shown, the plainest first; None when it admits none.
+
+    Own certificates and what an operator acts on begin by any way.
+    """
     if kind is Kind.OWN_CERTIFICATE and not place.realm.document.admission.own_certificate:
         return None
     match kind:
@@ -155,7 +158,7 @@ class Credentials:
 
     async def first(self, place: Place, name: str, serial: str, key: DeviceKey, operation: Wire) -> Outcome | None:
         """The first certificate of a new device, by whichever way; None when the realm has none to try."""
-        way = way_for(place, Kind.OWN_CERTIFICATE) or (place.realm.ways[0] if place.realm.ways else None)
+        way = way_for(place, Kind.ADMIN)
         if way is None:
             return None
         anchors = {n: anchor for n, anchor in place.anchors.items() if anchor.key is not None}

@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 from ca_core.core import Core
 from ca_core.csr import ParsedCsr
-from ca_core.errors import Refusal
+from ca_core.errors import InternalError, Refusal
 from ca_core.matrix.cells import OPERATIONS, Wire
 from ca_core.matrix.manufacturer import DeviceKey
 from ca_core.model import Call, Evidence, Issued, Operation, Pending, Refused
@@ -60,7 +60,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`issued` (then with the certificate), `pending` or a refusal's code."""
+    """`issued` (then with the certificate), `pending`, a refusal's code, or `internal_error`."""
 
     code: str
     certificate: bytes | None = field(default=None, repr=False)
@@ -107,9 +107,14 @@ class CoreDoor:
                 asking = spki_sha256(shown.signer.public_key())
                 return _outcome(await registration.poll(resolved, transaction or "", asking, call))
             requester = await registration.authenticate(resolved, self._evidence(shown), csr)
+            return _outcome(await registration.enroll(resolved, requester, csr, _OPERATIONS[operation], call))
         except Refusal as refusal:
             return Outcome(refusal.code)
-        return _outcome(await registration.enroll(resolved, requester, csr, _OPERATIONS[operation], call))
+        except InternalError:
+            # The store refuses what crosses a realm when all else has let it pass: that is no reason to give.
+            if self._core.store.shortage() is not None:
+                raise
+            return Outcome("internal_error")
 
     @staticmethod
     def _evidence(shown: Shown) -> Evidence:

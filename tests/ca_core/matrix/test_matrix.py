@@ -1,5 +1,6 @@
 """The realm matrix on the core: its size, the reason of each cell, and that it finds a check that is missing."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Callable
@@ -34,6 +35,7 @@ from ca_core.registration.certificates import Certificates
 from ca_core.registration.pending import Pendings
 from ca_core.registration.poll import poll_transaction
 from ca_core.registration.realm import Realm
+from ca_core.registration.registry import Devices
 from tests.helpers.core import ME, Installation, enrolled
 from tests.helpers.matrix import EVERYTHING, POLICIES, document, policy
 
@@ -174,6 +176,47 @@ async def test_what_an_open_realm_lets_in_is_said_and_not_counted(opened: Core) 
     }
 
 
+@pytest.mark.parametrize(
+    ("ways", "settings"),
+    [
+        pytest.param(("open + webhook",), {"open": True}, id="open-webhook"),
+        pytest.param(("open + approval",), {"open": True}, id="open-approval"),
+        pytest.param(("challenge + webhook",), {}, id="challenge-webhook"),
+        pytest.param(("idevid",), {"idevid": "trusted"}, id="any-device"),
+        pytest.param(("secret",), {"own_certificate": False}, id="no-renewal"),
+        pytest.param(("secret",), {"ceiling": 1}, id="ceiling"),
+        pytest.param(("approval",), {"pending_most": 1, "pending_per_source": 1}, id="one-waits"),
+        pytest.param((), {"secret": False, "idevid": "off"}, id="nobody"),
+    ],
+)
+async def test_whatever_a_realm_s_rules_are_it_is_apart_from_one_with_others(
+    opened: Core, ways: tuple[str, ...], settings: dict[str, Any]
+) -> None:
+    made = document("other", ways)
+    admission = msgspec.structs.replace(made.admission, **settings)
+    odd = msgspec.structs.replace(made, admission=admission, retry_window="1s", secret_lifetime="1s")
+    report = await play(opened, Policy((document("default", EVERYTHING), odd)))
+    assert [f for f in report.failures if f.relation != "same_anchor"] == []
+    # Where it takes any device of a manufacturer that the other one trusts as well, that is what is found.
+    assert bool(report.failures) is (settings.get("idevid") == "trusted")
+    assert {cell.home for cell in report.cells} >= {"default"}
+
+
+async def test_a_realm_whose_certificates_are_not_for_clients_has_none_to_show(opened: Core) -> None:
+    made = document("other", ("secret",))
+    profiles = {
+        name: msgspec.structs.replace(profile, extended_key_usages=("serverAuth",))
+        for name, profile in made.profiles.items()
+    }
+    report = await play(
+        opened, Policy((document("default", ("secret",)), msgspec.structs.replace(made, profiles=profiles)))
+    )
+    assert report.failures == []
+    [skipped] = report.skipped
+    assert (skipped.home, skipped.credential) == ("other", "own_certificate")
+    assert "certificate_not_for_clients" in skipped.reason
+
+
 def test_of_too_many_pairs_each_realm_has_its_share() -> None:
     class Named:
         trusted: list[object] = []  # noqa: RUF012  # nobody changes it
@@ -289,6 +332,29 @@ def lists_of_any_realm(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Certificates, "list", list_all)
 
 
+def suspended_by_name_alone(patch: pytest.MonkeyPatch) -> None:
+    before = Devices.suspend
+
+    async def suspend(self: Devices, realm: str, name: str, *, actor: str) -> Any:
+        done = await before(self, realm, name, actor=actor)
+        await before(self, "other" if realm == "default" else "default", name, actor=actor)
+        return done
+
+    patch.setattr(Devices, "suspend", suspend)
+
+
+def secrets_voided_by_name_alone(patch: pytest.MonkeyPatch) -> None:
+    before = Devices.secret
+
+    async def new_secret(self: Devices, realm: str, name: str, **rest: Any) -> Any:
+        if rest["actor"] == "check:matrix":
+            with contextlib.suppress(OperatorError):
+                await before(self, "other" if realm == "default" else "default", name, **rest)
+        return await before(self, realm, name, **rest)
+
+    patch.setattr(Devices, "secret", new_secret)
+
+
 @pytest.mark.parametrize(
     ("plant", "ways", "relation", "kind", "operation"),
     [
@@ -304,6 +370,8 @@ def lists_of_any_realm(patch: pytest.MonkeyPatch) -> None:
         (approvals_of_any_realm, "approval", Relation.UNRELATED, "approval", "simpleenroll"),
         (serials_of_any_realm, "secret", Relation.UNRELATED, "admin", "cert revoke"),
         (lists_of_any_realm, "secret", Relation.UNRELATED, "admin", "list"),
+        (suspended_by_name_alone, "secret", Relation.EQUAL_NAMES, "admin", "device suspend"),
+        (secrets_voided_by_name_alone, "secret", Relation.EQUAL_NAMES, "admin", "device secret"),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
