@@ -89,6 +89,9 @@ def _tell(report: "Report") -> None:
     over = f"{len(report.cells)} cells over {report.pairs} ordered pairs of realms"
     if report.failures:
         output.raw(f"{over}, and {len(report.failures)} findings: these realms are not apart.")
+        output.raw(
+            "  Look at what both of them trust and take: 'enrolld realm export R', its [admission] and [[trust]]."
+        )
     elif report.pairs:
         output.raw(f"{over}: every credential works in its own realm, and in no other.")
     else:
@@ -126,7 +129,8 @@ def _ended_by_signals() -> Iterator[None]:
     def interrupt(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in ours}  # whoever is under nohup stays
     try:
         yield
     finally:
