@@ -155,7 +155,7 @@ class Certificates:
         if len(rows) > 1:
             places = ", ".join(f"{row[2]} (realm {row[3]})" for row in rows)
             raise OperatorError("serial_ambiguous", f"{canonical} is a serial of: {places}", "name one with --realm")
-        if rows[0][19] not in ("device", "ra"):
+        if rows[0][19] not in ("device", "ra"):  # enforces case 44
             raise OperatorError(
                 "certificate_infrastructure",
                 f"{canonical} belongs to enrolld itself",

@@ -184,10 +184,10 @@ class Realms:
 
 
 def _resolved(realm: Realm | None, profile: str | None, protocol: str) -> Resolved:
-    if realm is None or realm.state != "active":
+    if realm is None or realm.state != "active":  # enforces case 38
         raise _unknown()
     document = realm.document
-    if profile is not None and profile not in document.profiles:
+    if profile is not None and profile not in document.profiles:  # enforces case 38
         raise _unknown()
     if protocol == "est":
         return Resolved(realm, profile, protocol, document.est.profile, None)

@@ -23,9 +23,18 @@ _FINDINGS = 3
 
 
 @click.command(cls=CommandWithGlobals)
+@click.option(
+    "--matrix",
+    is_flag=True,
+    help="Prove instead, in a throw-away store with this one's rules, that no realm takes another's credentials.",
+)
 @pass_session
-def check(session: Session) -> int:
+def check(session: Session, *, matrix: bool) -> int:
     """Find what would not work, and say how to mend it; exit status 3 when there is something."""
+    if matrix:
+        from enrolld.cli.matrix import prove
+
+        return prove(session)
     findings = list(_look(session))
     found = any(finding["severity"] in ("error", "warning") for finding in findings)
     if session.json:

@@ -1,0 +1,198 @@
+"""Credentials of a realm: devices that are registered, given what a way of the realm takes, and admitted by it."""
+
+import itertools
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ca_core.matrix.cells import Kind, Relation, Wire
+from ca_core.matrix.door import Door, Outcome, Shown
+from ca_core.matrix.ground import ACTOR, Ground, Place
+from ca_core.matrix.manufacturer import Authority, DeviceKey, cross_signed, is_issued_by, make_idevid
+from ca_core.registration.admission.ways import Way
+
+__all__ = ["Credentials", "Factory", "factory_for", "way_for"]
+
+_PROOFS = {Kind.SECRET: "secret", Kind.IDEVID: "idevid", Kind.CHALLENGE: "challenge"}
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Factory:
+    """Where a device is made: under `authority`, which realm `home` trusts as `trusted_as`, or what stands above it."""
+
+    trusted_as: str
+    authority: Authority
+    above: tuple[bytes, ...] = ()
+
+
+def way_for(place: Place, kind: Kind) -> Way | None:
+    """The way of a realm by which such a credential is shown, the plainest first; None when it admits none.
+
+    Own certificates and what an operator acts on begin by any way.
+    """
+    if kind is Kind.OWN_CERTIFICATE and not place.realm.document.admission.own_certificate:
+        return None
+    match kind:
+        case Kind.SECRET | Kind.IDEVID | Kind.CHALLENGE:
+            ways = [way for way in place.realm.ways if _PROOFS[kind] in way.proofs]
+        case Kind.WEBHOOK:
+            ways = [way for way in place.realm.ways if way.webhook]
+        case Kind.APPROVAL:
+            ways = [way for way in place.realm.ways if way.approval]
+        case _:
+            ways = list(place.realm.ways)
+    usable = [way for way in ways if "idevid" not in way.proofs or any(a.key for a in place.anchors.values())]
+    return min(usable, key=lambda way: (way.approval + way.webhook, len(way.proofs)), default=None)
+
+
+def factory_for(home: Place, away: Place, relation: Relation) -> Factory | None:
+    """Where a device of `home` is made so that the two realms stand in that relation; None when they don't."""
+    made = {name: anchor for name, anchor in home.anchors.items() if anchor.key is not None}
+    if relation is Relation.SAME_ANCHOR:
+        return _common(made, away)
+    foreign = {name: anchor for name, anchor in made.items() if not _stands_under(anchor.certificate, away)}
+    names = {each.subject for each in away.trusted}
+    # Another manufacturer's CA of the very same name is the harder one to tell apart.
+    alike = {name: anchor for name, anchor in foreign.items() if anchor.certificate.subject in names}
+    chosen = alike if alike and relation is Relation.EQUAL_NAMES else foreign
+    for name, anchor in chosen.items():
+        return Factory(name, anchor)
+    return None
+
+
+def _common(made: dict[str, Authority], away: Place) -> Factory | None:
+    for name, anchor in made.items():
+        for other in away.anchors.values():
+            if _is_same(anchor.certificate, other.certificate):
+                return Factory(name, anchor)
+            if is_issued_by(anchor.certificate, other.certificate):
+                return Factory(name, anchor, (anchor.certificate.public_bytes(Encoding.DER),))
+            if other.key is not None and is_issued_by(other.certificate, anchor.certificate):
+                return Factory(name, other, (other.certificate.public_bytes(Encoding.DER),))
+    return None
+
+
+def _stands_under(certificate: x509.Certificate, away: Place) -> bool:
+    return any(_is_same(certificate, anchor) or is_issued_by(certificate, anchor) for anchor in away.trusted)
+
+
+def _is_same(one: x509.Certificate, other: x509.Certificate) -> bool:
+    return one.subject == other.subject and one.public_key() == other.public_key()
+
+
+class Credentials:
+    """Makes them, and has them admitted where they belong. `new_key` makes the keys of devices."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        door: Door,
+        new_key: Callable[[], DeviceKey] = lambda: ec.generate_private_key(ec.SECP256R1()),
+    ) -> None:
+        self.ground = ground
+        self.door = door
+        self.new_key = new_key
+        self._core = ground.core
+        self._numbers = itertools.count(1)
+        self._mark = secrets.token_hex(4)  # a ground may be played on more than once
+        self._decided = self._settled = 0
+
+    def new_name(self) -> tuple[str, str]:
+        """A device's name and serial number that nobody had before.
+
+        They are the same: a device that registers itself is called by its serial number.
+        """
+        name = f"MX-{self._mark}-{next(self._numbers)}"
+        return name, name
+
+    async def register(self, place: Place, name: str, serial: str | None = None, anchor: str | None = None) -> str:
+        """Register a device; returns its secret."""
+        handed = await self._core.devices.add(
+            place.name,
+            name,
+            serial_number=serial if anchor is not None else None,
+            manufacturer=anchor,
+            expires="1d",
+            actor=ACTOR,
+        )
+        return handed.secret
+
+    async def make(
+        self, place: Place, way: Way, name: str, serial: str, key: DeviceKey, factory: Factory | None
+    ) -> Shown:
+        """All that a way takes, for a device that is registered unless it proves nothing."""
+        secret: str | None = None
+        if not way.proofs <= {"open"}:
+            secret = await self.register(place, name, serial, factory.trusted_as if factory else None)
+        shown = Shown(name, key)
+        if "idevid" in way.proofs and factory is not None:
+            leaf = make_idevid(factory.authority, serial, key, self.ground.now).public_bytes(Encoding.DER)
+            shown = replace(shown, chain=(leaf, *factory.above), chain_key=key)
+        if "secret" in way.proofs:
+            return replace(shown, secret=secret)
+        return replace(shown, secret=place.challenge) if "challenge" in way.proofs else shown
+
+    async def own(self, place: Place, shown: Shown, certificate: bytes) -> Shown:
+        """The certificate that a device has got, shown for another key, with the CA's above it."""
+        issuer = place.issuer_of(certificate)
+        above = () if issuer is None else (issuer.public_bytes(Encoding.DER),)
+        return Shown(shown.device, self.new_key(), (certificate, *above), shown.key)
+
+    async def crossed(self, home: Place, away: Place, shown: Shown, factory: Factory | None) -> Shown:
+        """The same credential, under a CA that something of the other realm has signed as well."""
+        if not shown.chain:
+            return shown
+        leaf = shown.chain[0]
+        if factory is None:
+            issuer = home.issuer_of(leaf)
+            above = None if issuer is None else await self.ground.crossed(issuer, away)
+        else:
+            by = next((anchor for anchor in away.anchors.values() if anchor.key is not None), None)
+            above = None if by is None else cross_signed(factory.authority.certificate, by, self.ground.now)
+        return shown if above is None else replace(shown, chain=(leaf, above.public_bytes(Encoding.DER)))
+
+    async def first(self, place: Place, name: str, serial: str, key: DeviceKey, operation: Wire) -> Outcome | None:
+        """The first certificate of a new device, by whichever way; None when the realm has none to try."""
+        way = way_for(place, Kind.ADMIN)
+        if way is None:
+            return None
+        anchors = {n: anchor for n, anchor in place.anchors.items() if anchor.key is not None}
+        factory = next((Factory(n, anchor) for n, anchor in anchors.items()), None) if "idevid" in way.proofs else None
+        shown = await self.make(place, way, name, serial, key, factory)
+        return await self.granted(place, shown, operation)
+
+    async def granted(self, place: Place, shown: Shown, operation: Wire) -> Outcome:
+        """Ask, have an operator approve it where one must, and ask again."""
+        outcome = await self.door.ask(place.name, shown, operation)
+        if outcome.code != "pending":
+            return outcome
+        await self.approve(place, shown)
+        return await self.door.ask(place.name, shown, operation)
+
+    async def approve(self, place: Place, shown: Shown) -> None:
+        """Approve the request of a device that waits."""
+        request_id = await self.waiting(place, shown)
+        if request_id is not None:
+            await self._core.requests.approve(request_id, actor=ACTOR)
+            self._decided = max(self._decided, int(request_id))
+
+    def settle(self) -> None:
+        """Whatever waits from now on is newer than what was approved."""
+        self._settled = self._decided
+
+    async def waiting(self, place: Place, shown: Shown) -> str | None:
+        """The id of the request of a device that waits."""
+        after: str | None = str(self._settled) if self._settled else None
+        while True:
+            rows = await self._core.requests.list(place.name, "pending", limit=_PAGE, after=after)
+            for row in rows:
+                if row.device == shown.device:
+                    return row.id
+            if len(rows) < _PAGE:
+                return None
+            after = rows[-1].id

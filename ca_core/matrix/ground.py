@@ -1,0 +1,177 @@
+"""The ground of the matrix: the realms of an installation anew, with their rules, and with nothing of their keys.
+
+Copied are the documents. New are the CAs, the manufacturers in the place of the trusted ones, and the challenges: what
+is one and the same in two realms is one and the same here. Only what would stop a run is left out: ceilings of a day,
+and how many requests may wait.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ca_core.authority.issuer import Issuers
+from ca_core.authority.plan import CertificatePlan, validity
+from ca_core.core import Core
+from ca_core.errors import OperatorError
+from ca_core.matrix.cells import Report
+from ca_core.matrix.manufacturer import Authority, Manufacturers, is_issued_by
+from ca_core.registration.admission.challenge import hash_challenge, new_challenge
+from ca_core.registration.document import RealmDocument
+from ca_core.registration.realm import Realm
+
+__all__ = ["ACTOR", "Ground", "Place", "Policy", "read_policy"]
+
+ACTOR = "check:matrix"
+_ANY_NUMBER = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is copied: the documents of all active realms, and what the certificates of their CAs are, by their DER."""
+
+    documents: tuple[RealmDocument, ...]
+    authorities: dict[bytes, tuple[str, str]] = field(default_factory=dict)
+    """(realm, family)"""
+
+
+async def read_policy(core: Core) -> Policy:
+    """The policy of an installation, of which nothing else is read."""
+    realms = [found for found in (await core.realms.current()).values() if found.state == "active"]
+    authorities: dict[bytes, tuple[str, str]] = {}
+    for row in await core.issuers.list():
+        der = await core.issuers.certificate(row.issuer)
+        if der is not None:
+            authorities[der] = row.realm, row.family
+    return Policy(tuple(found.document for found in realms), authorities)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One realm of the ground. `anchors` are those that devices are made under, by their names in its document."""
+
+    realm: Realm
+    anchors: dict[str, Authority]
+    challenge: str | None
+    issuing: tuple[x509.Certificate, ...]
+
+    @property
+    def name(self) -> str:
+        """The realm's name."""
+        return self.realm.name
+
+    @property
+    def trusted(self) -> list[x509.Certificate]:
+        """The anchors' certificates."""
+        return [anchor.certificate for anchor in self.anchors.values()]
+
+    def issuer_of(self, der: bytes) -> x509.Certificate | None:
+        """The realm's CA certificate that issued this one."""
+        certificate = x509.load_der_x509_certificate(der)
+        return next((each for each in self.issuing if is_issued_by(certificate, each)), None)
+
+    def accepts(self, chain: tuple[bytes, ...]) -> bool:
+        """Whether the chain ends in something that the realm trusts, whatever else it lacks."""
+        return any(is_issued_by(each, anchor) for each in _loaded(chain) for anchor in self.trusted)
+
+
+class Ground:
+    """The realms, and the core that they are in."""
+
+    def __init__(self, core: Core, places: dict[str, Place]) -> None:
+        self.core = core
+        self.places = places
+        self.now = core.config.clock()
+        self._crossed: dict[tuple[bytes, str], x509.Certificate] = {}
+
+    @classmethod
+    async def make(
+        cls, core: Core, policy: Policy, report: Report, advance: Callable[[int], object] = lambda _: None
+    ) -> "Ground":
+        """Make the realms of a policy in a core whose store may be thrown away; those that can't be are skipped."""
+        now = core.config.clock()
+        for document in policy.documents:
+            if document.name not in await core.realms.current():
+                await core.realms.add(document.name, actor=ACTOR)
+            advance(1)
+        own = await _own_authorities(core)
+        given = {der: own[key] for der, key in policy.authorities.items() if key in own}
+        manufacturers = Manufacturers(_anchors(policy.documents), now, given)
+        challenges: dict[str, str] = {}
+        places: dict[str, Place] = {}
+        for document in policy.documents:
+            try:
+                await _apply(core, _copied(document, manufacturers, challenges))
+            except OperatorError as exc:
+                report.skip(f"its document is not valid: {exc.message}", home=document.name)
+                continue
+            challenge = document.admission.challenge
+            places[document.name] = Place(
+                realm=(await core.realms.current())[document.name],
+                anchors={a.name: manufacturers.stand_in(a.certificate()) for a in document.trust if a.for_ == "idevid"},
+                challenge=None if challenge is None else challenges[challenge],
+                issuing=tuple(ca.certificate for (realm, _), ca in own.items() if realm == document.name),
+            )
+        return cls(core, places)
+
+    async def crossed(self, certificate: x509.Certificate, away: Place) -> x509.Certificate:
+        """A CA's certificate for the same name and key, signed by the root of another realm."""
+        key = certificate.public_bytes(Encoding.DER), away.name
+        if key not in self._crossed:
+            root = (await Issuers(self.core.store).of_realm(away.realm.id, away.realm.edition))[0]
+            not_before, not_after = validity(self.now, dt.timedelta(days=30), root.not_after)
+            plan = CertificatePlan(
+                subject=certificate.subject,
+                public_key=certificate.public_key(),  # type: ignore[arg-type]  # a CA's, which is of a kind that it takes
+                not_before=not_before,
+                not_after=not_after,
+                ca=True,
+                path_length=0,
+            )
+            signed = await self.core.issuance.issue(plan, root, self.core.config.public_url)
+            self._crossed[key] = signed.certificate
+        return self._crossed[key]
+
+
+def _anchors(documents: tuple[RealmDocument, ...]) -> Iterator[x509.Certificate]:
+    for document in documents:
+        for anchor in document.trust:
+            yield anchor.certificate()
+
+
+async def _own_authorities(core: Core) -> dict[tuple[str, str], Authority]:
+    """The CAs of the ground by realm and family, without their keys."""
+    found: dict[tuple[str, str], Authority] = {}
+    for row in await core.issuers.list():
+        der = await core.issuers.certificate(row.issuer)
+        if der is not None:
+            found[row.realm, row.family] = Authority(x509.load_der_x509_certificate(der), None)
+    return found
+
+
+def _copied(document: RealmDocument, manufacturers: Manufacturers, challenges: dict[str, str]) -> RealmDocument:
+    admission = document.admission
+    if admission.challenge is not None:
+        text = challenges.setdefault(admission.challenge, new_challenge())
+        admission = msgspec.structs.replace(admission, challenge=hash_challenge(text))
+    admission = msgspec.structs.replace(admission, ceiling=0, pending_most=_ANY_NUMBER, pending_per_source=_ANY_NUMBER)
+    trust = tuple(
+        msgspec.structs.replace(
+            anchor, pem=manufacturers.stand_in(anchor.certificate()).certificate.public_bytes(Encoding.PEM).decode()
+        )
+        for anchor in document.trust
+    )
+    return msgspec.structs.replace(document, admission=admission, trust=trust)
+
+
+async def _apply(core: Core, document: RealmDocument) -> None:
+    found = await core.realms.get(document.name)
+    if found.document != document:
+        await core.realms.replace(found, document, "realm.applied", {}, ACTOR)
+
+
+def _loaded(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
+    return [x509.load_der_x509_certificate(der) for der in chain]
