@@ -373,6 +373,7 @@ request = Table(
     ForeignKeyConstraint(["realm_id"], ["realm.id"]),
     ForeignKeyConstraint(["realm_id", "certificate_id"], ["certificate.realm_id", "certificate.id"]),
     Index(None, "realm_id", "request_key"),
+    Index(None, "realm_id", "spki_sha256"),
     Index(
         "ix_request_transaction",
         "realm_id",

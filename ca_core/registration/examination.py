@@ -86,7 +86,9 @@ class _Examination:
             )
         if self._operation is Operation.REENROLL:
             yield from self._renewal_refusals()
-        if self._operation is Operation.RENEW and self._applicant.means is Means.SECRET:
+        # A factory identity is a certificate, whose holder begins anew.
+        shows_none = own is None and self._applicant.means is not Means.IDEVID
+        if self._operation is Operation.RENEW and shows_none:
             yield NotAuthorized("renewal_needs_certificate", "A renewal must be signed with a valid certificate.")
         if own is not None and profile.rekey == "required" and own.spki_sha256 == csr.spki_sha256:  # enforces case 21
             yield BadKey("rekey_required", "A renewal needs a new key.")

@@ -57,6 +57,12 @@ _BY_IDENTITY = Query(
     .order_by(_q.id.desc())
     .limit(1)
 )
+_REJECTED = Query(
+    select(*_COLUMNS)
+    .where(_q.realm_id == bindparam("realm_id"), _q.spki_sha256 == bindparam("spki_sha256"), _q.state == "rejected")
+    .order_by(_q.id.desc())
+    .limit(1)
+)
 _BY_TRANSACTION = Query(
     select(*_COLUMNS)
     .where(
@@ -109,9 +115,13 @@ class PendingRequest:
     device: str
 
 
-def request_identity(requester: Requester, csr: ParsedCsr) -> bytes:
-    """What makes two requests the same one: who asks, the key and the names. The realm stands beside it."""
+def request_identity(requester: Requester, csr: ParsedCsr, profile: str) -> bytes:
+    """What makes two requests the same one: who asks for which profile, the key and the names, within a realm.
+
+    What an operator has approved for one profile is nothing that another gives.
+    """
     parts = (
+        profile.encode(),
         requester.means.value.encode(),
         requester.device.name.encode(),
         requester.credential,
@@ -127,9 +137,14 @@ class Pendings:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def find(self, realm: Realm, requester: Requester, csr: ParsedCsr, now: dt.datetime) -> PendingRequest | None:
-        """The newest request of the same requester, key and names."""
-        row = await self._store.first(_BY_IDENTITY, realm_id=realm.id, request_key=request_identity(requester, csr))
+    async def find(
+        self, realm: Realm, requester: Requester, csr: ParsedCsr, profile: str, now: dt.datetime
+    ) -> PendingRequest | None:
+        """One of that key that was rejected, else the newest of the same requester, profile, key and names."""
+        row = await self._store.first(_REJECTED, realm_id=realm.id, spki_sha256=csr.spki_sha256)
+        if row is None:
+            identity = request_identity(requester, csr, profile)
+            row = await self._store.first(_BY_IDENTITY, realm_id=realm.id, request_key=identity)
         return _found(row, now) if row else None
 
     async def of_transaction(
@@ -164,7 +179,7 @@ class Pendings:
             "subject": csr.subject.rfc4514_string().encode("unicode_escape").decode()[:500],
             "names": json.dumps(csr.san),
             "key": csr.key,
-            "request_key": request_identity(requester, csr),
+            "request_key": request_identity(requester, csr, profile),
             "spki_sha256": csr.spki_sha256,
             "signer_key": requester.credential_key or csr.spki_sha256,
             "csr": csr.der,

@@ -229,7 +229,7 @@ class Registration:
             await check_ceiling(self._store, realm, now)
         pending_id: int | None = None
         if requester.needs_approval:
-            waiting = await self._pendings.find(realm, requester, csr, now)
+            waiting = await self._pendings.find(realm, requester, csr, profile.name, now)
             if waiting is None or waiting.state not in ("approved", "rejected"):
                 return await self._wait(resolved, requester, csr, profile.name, operation, call, waiting, now)
             if waiting.state == "rejected":

@@ -393,11 +393,14 @@ def test_a_rejected_request_is_refused_by_both_protocols(place: Place) -> None:
     assert device.asks(EST, {"secret"})[0] == "request_rejected"
 
 
-def test_one_enrollment_may_begin_by_scep_and_end_by_est(place: Place) -> None:
+def test_what_is_approved_by_scep_is_not_approved_for_the_profile_of_est(place: Place) -> None:
     place.admit_by("secret + approval")
     device = place.device()
     assert device.asks(SCEP, {"secret"})[0] == "pending"
     device.is_approved()
+    assert device.asks(EST, {"secret"})[0] == "pending"
+    device.is_approved()
     outcome, certificate = device.asks(EST, {"secret"})
     assert outcome == "issued"
     assert device.asks(EST, {"secret"})[1] == certificate
+    assert device.asks(SCEP, {"secret"}) == ("issued", certificate), "the secret is spent for that one"

@@ -192,7 +192,7 @@ def test_a_database_made_as_a_page_says_is_one_that_a_node_takes(postgres: Postg
     text = (TOP / page).read_text().replace("enrolld", "fleet")
     text = text.replace("'PASSWORD'", "'hush-word'").replace(":PASSWORD@", ":hush-word@")
     (statements,) = re.findall(r"^```sql\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    (url,) = re.findall(r'^url = "([^"?]*)', text, re.MULTILINE)
+    (url,) = re.findall(r'^url = "(postgresql:[^"?]*)', text, re.MULTILINE)
     try:
         for statement in statements.split(";\n")[:2]:
             postgres.psql(statement)

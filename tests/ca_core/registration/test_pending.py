@@ -1,8 +1,10 @@
 """Requests that wait for an operator: found again, decided once, granted by the rules of the day they are granted."""
 
 import asyncio
+import tomllib
 
 import pytest
+import tomli_w
 
 from ca_core.core import Core
 from ca_core.errors import OperatorError
@@ -73,6 +75,21 @@ async def test_a_request_of_another_key_or_name_is_another_one(by_hand: Core) ->
     assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "issued", "the twin"
 
 
+async def test_an_approval_is_for_the_profile_that_the_operator_saw(by_hand: Core) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    await by_hand.requests.approve((await only(by_hand)).id, actor=ME)
+    text = await by_hand.realms.export("default")
+    document = tomllib.loads(text)
+    document["profiles"]["wider"] = {"extended_key_usages": ["clientAuth", "serverAuth"]}
+    document["est"]["profile"] = "wider"
+    await by_hand.realms.apply(tomli_w.dumps(document), actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    assert [row.profile for row in await by_hand.requests.list(state="pending", limit=10)] == ["wider"]
+    await by_hand.realms.apply(text, actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "issued", "the twin"
+
+
 async def test_a_rejected_key_is_refused_from_then_on(by_hand: Core) -> None:
     key = new_key()
     assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
@@ -82,6 +99,7 @@ async def test_a_rejected_key_is_refused_from_then_on(by_hand: Core) -> None:
     assert isinstance(refused, Refused)
     assert (refused.refusal.code, refused.refusal.detail) == ("request_rejected", "not ours")
     assert "not ours" not in refused.refusal.message
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "two")) == "request_rejected", "in whatever name"
     assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "one")) == "pending", "another key is looked at anew"
 
 

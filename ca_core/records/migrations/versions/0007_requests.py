@@ -51,6 +51,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_request")),
     )
     op.create_index(op.f("ix_request_realm_id_request_key"), "request", ["realm_id", "request_key"], unique=False)
+    op.create_index(op.f("ix_request_realm_id_spki_sha256"), "request", ["realm_id", "spki_sha256"], unique=False)
     op.create_index(
         "ix_request_transaction",
         "request",
