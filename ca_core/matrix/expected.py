@@ -10,6 +10,12 @@ from ca_core.matrix.ground import Place
 __all__ = ["expected_away"]
 
 
+_WITHOUT_CERTIFICATE = {
+    Wire.SIMPLEREENROLL: "reenroll_needs_own_certificate",
+    Wire.RENEWAL_REQ: "renewal_needs_certificate",
+}
+
+
 def expected_away(away: Place, shown: Shown, operation: Wire) -> frozenset[str] | None:
     """The code of the refusal, or `pending` where an operator looks at everybody; None where everybody is let in."""
     is_bare = not shown.chain and shown.secret is None
@@ -28,7 +34,7 @@ def _reason(away: Place, shown: Shown, operation: Wire) -> str:
     if not shown.chain:
         if away.realm.bare_way is None:
             return "credentials_missing"
-        return "reenroll_needs_own_certificate" if operation is Wire.SIMPLEREENROLL else "pending"
+        return _WITHOUT_CERTIFICATE.get(operation, "pending")
     if away.accepts(shown.chain):
         if "idevid" not in proofs:
             return "idevid_not_admitted"

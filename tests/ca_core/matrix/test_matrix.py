@@ -110,6 +110,8 @@ async def test_case_37_each_cell_is_refused_for_its_own_reason(opened: Core, rel
             expected = "key_of_other_device"
         if cell.credential is Kind.APPROVAL and cell.operation == "simplereenroll":
             expected = "reenroll_needs_own_certificate"
+        if cell.credential is Kind.APPROVAL and cell.operation == "RenewalReq":
+            expected = "renewal_needs_certificate"
         assert report.answers[cell] == {expected}, cell
         looked_at += 1
     assert looked_at == 2 * 6 * 4
