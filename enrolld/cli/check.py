@@ -17,6 +17,7 @@ from enrolld.config import Node, unknown_variables
 
 if TYPE_CHECKING:
     from ca_core.authority.sealing import UnlockKey
+    from ca_core.core import Core
 
 Finding = dict[str, object]
 _FINDINGS = 3
@@ -100,9 +101,24 @@ async def _ask_core(node: Node, key: "UnlockKey | None") -> list[Finding]:
         found = [output.plain(finding) for finding in await core.check(node.names)]
         if (missing := await names_missing(node, core)) is not None:
             found.append(_of(missing))
+        found += [_without_key(name, wanted) for name, wanted in await _asked(core) if wanted not in node.webhook_keys]
         return found
     finally:
         core.close()
+
+
+async def _asked(core: "Core") -> list[tuple[str, str]]:
+    """The active realms that ask a webhook, each with the name of its key."""
+    return [
+        (name, realm.document.admission.webhook.key)
+        for name, realm in (await core.realms.current()).items()
+        if realm.state == "active" and realm.document.admission.webhook and any(way.webhook for way in realm.ways)
+    ]
+
+
+def _without_key(realm: str, wanted: str) -> Finding:
+    text = f"Realm {realm} asks a webhook by the key '{wanted}', which this node lacks: its devices are put off."
+    return _finding("error", "webhook_key_unknown", text, "Name the key's file in enrolld.toml, under [webhook_keys].")
 
 
 def _surroundings(node: Node) -> Iterator[Finding]:

@@ -68,6 +68,16 @@ async def test_a_request_is_listed_shown_approved_and_granted(waiting: Core, ope
     assert (refused["error"], refused["message"]) == ("request_decided", f"request {row['id']} is issued")
 
 
+@pytest.mark.parametrize(("ways", "found"), [("secret + webhook", True), ("secret", False)])
+async def test_check_finds_a_realm_whose_webhook_s_key_this_node_lacks(
+    core: Core, clock: SetClock, operator: Operator, ways: str, found: bool
+) -> None:
+    clock.now = dt.datetime.now(dt.UTC)
+    await admit_by(core, ways, webhook={"url": "https://hooks.example.com/x", "key": "hooks"})
+    answer = await asyncio.to_thread(operator.asks, "check")
+    assert ("webhook_key_unknown" in {finding["code"] for finding in answer["findings"]}) is found
+
+
 async def test_a_rejection_says_by_whom_and_why(waiting: Core, operator: Operator) -> None:
     [row] = await asyncio.to_thread(operator.asks, "request", "list")
     status, out, _ = await asyncio.to_thread(operator.types, "request", "reject", row["id"], "--reason", "not ours")
