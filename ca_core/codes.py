@@ -155,6 +155,10 @@ CODES: dict[str, str] = {
     "chain_incomplete": "Have the device send its manufacturer's intermediate CA certificates with its own, or trust "
     "the intermediate itself with 'enrolld trust add'.",
     "chain_invalid": "The device's certificate chain breaks a rule (names, constraints, a signature, a weak key).",
+    "device_not_expected": "A device of that name is suspended or retired, and whoever asks proves nothing; "
+    "'enrolld device show NAME' tells.",
+    "csr_holds_secret": "The client puts its secret into a name of the CSR, where others read it; look at its "
+    "configuration, and give it a new secret.",
     "challenge_changed": "The realm has another challenge since the request came; give the device the new one.",
     "proof_missing": "The realm takes more than was proven ([admission] ways); give the client all of one way.",
     "proofs_disagree": "The secret and the factory certificate belong to two devices; see both with 'enrolld device "

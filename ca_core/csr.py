@@ -101,9 +101,12 @@ def canonical_subject(subject: x509.Name) -> bytes:
     out = bytearray()
     for rdn in subject.rdns:
         out += b"+%d" % len(rdn)
-        for attribute in sorted(rdn, key=lambda a: (a.oid.dotted_string, a.value)):
-            value = attribute.value.encode() if isinstance(attribute.value, str) else attribute.value
-            out += b"%b=%d:%b" % (attribute.oid.dotted_string.encode(), len(value), value)
+        # As bytes: an attribute may stand there twice, once as text and once as a bit string.
+        values = [
+            (a.oid.dotted_string.encode(), a.value.encode() if isinstance(a.value, str) else a.value) for a in rdn
+        ]
+        for oid, value in sorted(values):
+            out += b"%b=%d:%b" % (oid, len(value), value)
     return bytes(out)
 
 

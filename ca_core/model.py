@@ -228,6 +228,11 @@ class Requester:
     asks_webhook: bool = False
     needs_approval: bool = False
 
+    @property
+    def proves_device(self) -> bool:
+        """Whether it is that device beyond doubt, and not only called so."""
+        return self.means in (Means.SECRET, Means.IDEVID, Means.OWN_CERTIFICATE) and not self.device.is_new
+
     def __post_init__(self) -> None:
         if self.proof is not AUTHENTICATED:
             raise TypeError("a Requester is made by authentication only")

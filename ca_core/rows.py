@@ -125,6 +125,7 @@ class RequestRow(Row, frozen=True, kw_only=True):
     profile: str
     device: str
     subject: str
+    names: list[str]
     protocol: str
     state: str
     requested_at: str

@@ -68,6 +68,7 @@ class WebhookClient:
         self._delivered = delivered or (lambda *_: None)
         self._clock = clock
         self._lookups = Lookups(lookup or look_up)
+        self._here = 0
         self._at_once = at_once
         self._waiting = waiting
         self._turns: dict[str, _Turns] = {}
@@ -99,6 +100,10 @@ class WebhookClient:
     async def _ask(self, document: WebhookDocument, question: Question, key: WebhookKey) -> Verdict:
         turns = self._turns.setdefault(question.realm, _Turns(self._at_once, self._waiting))
         has_turn = False
+        # Of all realms together, so that dead webhooks never hold all of a worker's places.
+        if self._here >= self._at_once + self._waiting:
+            raise Overloaded("too many wait for webhooks", retry_after=_RETRY_AFTER)
+        self._here += 1
         try:
             async with asyncio.timeout(document.seconds), turns.take():
                 has_turn = True
@@ -108,6 +113,8 @@ class WebhookClient:
             if not has_turn:
                 raise Overloaded("too many wait for the webhook", retry_after=_RETRY_AFTER) from exc
             raise webhook_refusal("webhook_timeout", f"no answer within {document.timeout}") from exc
+        finally:
+            self._here -= 1
         verdict = read_verdict(body)
         check_narrows(verdict, question)
         return verdict

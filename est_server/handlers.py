@@ -161,7 +161,8 @@ async def _enroll(exchange: Exchange, operation: Operation) -> Answer:
     headers, resolved = exchange.request.headers, exchange.resolved
     registration = exchange.core.registration
     authorization = headers.getall("Authorization", ())
-    evidence = read_evidence(exchange.peer, authorization, may_be_bare=resolved.realm.bare_way is not None)
+    may_be_bare = resolved.realm.bare_way is not None and not resolved.realm.asks_for_password
+    evidence = read_evidence(exchange.peer, authorization, may_be_bare=may_be_bare)
     check_media(headers.get("Content-Type"), headers.get("Content-Encoding"), headers.get("Transfer-Encoding"))
     body = await _read_body(exchange.request)
     await exchange.core.enter(exchange.call.source)  # not before: a slow body takes nobody's turn

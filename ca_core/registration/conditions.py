@@ -147,6 +147,7 @@ NARROWING: dict[str, ColumnElement[bool]] = {
         exists().where(
             _o.realm_id == bindparam("realm_id"),
             _o.device_id == bindparam("device_id"),
+            _o.superseded_at.is_(None),
         )
     ),
 }

@@ -229,7 +229,7 @@ class _Examination:
 
     def _is_unproven(self, template: Template) -> bool:
         """Whether it uses a factory identity that was not shown now: the value must stand in what is renewed."""
-        return self._applicant.means is not Means.IDEVID and any(fact.startswith("idevid.") for fact in template.facts)
+        return not self._applicant.shows_idevid and any(fact.startswith("idevid.") for fact in template.facts)
 
     def _tells_secret(self, value: str) -> bool:
         secret = self._applicant.secret

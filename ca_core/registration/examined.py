@@ -22,11 +22,19 @@ class Applicant:
     means: Means
     certificate: OwnCertificate | None = None
     secret: str | None = field(default=None, repr=False)
+    both: bool = False
+    """Whether a factory identity was shown beside the secret."""
+
+    @property
+    def shows_idevid(self) -> bool:
+        """Whether a factory identity was shown now."""
+        return self.means is Means.IDEVID or self.both
 
     @classmethod
     def of(cls, requester: Requester) -> Self:
         """The device behind a request."""
-        return cls(requester.device, requester.means, requester.certificate, requester.evidence.secret)
+        both = requester.means is Means.SECRET and requester.credential_key is not None
+        return cls(requester.device, requester.means, requester.certificate, requester.evidence.secret, both)
 
     def shown(self, asked: str) -> str:
         """What was asked for, for the record, unless somebody put the secret there."""

@@ -1,21 +1,24 @@
 """What the store says against a certificate: of its key, of the name that it asks for, and of the time."""
 
 import datetime as dt
+import json
 
+from cryptography.x509.oid import NameOID
 from sqlalchemy import bindparam, select
 
+from ca_core.authority.plan import CertificatePlan
 from ca_core.csr import ParsedCsr
 from ca_core.errors import BadKey, NotAuthorized, Unavailable
 from ca_core.model import Call, DeviceRecord, Requester
 from ca_core.records.query import Query
-from ca_core.records.schema import certificate, device
+from ca_core.records.schema import certificate, device, server_certificate
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.registration.examined import Examined
 from ca_core.registration.moment import NEWEST_EVENT, is_behind
 from ca_core.registration.requester import BLOCKED_KEY
 
-__all__ = ["check_facts", "check_name", "check_not_enrolled", "check_transaction"]
+__all__ = ["check_facts", "check_name", "check_not_enrolled", "check_plan_names", "check_transaction"]
 
 _c, _d = certificate.c, device.c
 _OTHERS_KEY = (
@@ -32,8 +35,11 @@ _NAMED = Query(select(_d.id).where(_d.realm_id == bindparam("realm_id"), _d.name
 _FACTS = Query(select(NEWEST_EVENT.scalar_subquery(), BLOCKED_KEY.scalar_subquery(), _OTHERS_KEY.scalar_subquery()))
 
 
+_SHARED_NAMES = Query(select(server_certificate.c.names).where(server_certificate.c.host == "*"))
 _ENROLLED = Query(
-    select(_c.id).where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("device_id")).limit(1)
+    select(_c.id)
+    .where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("device_id"), _c.superseded_at.is_(None))
+    .limit(1)
 )
 _TRANSACTED = Query(
     select(_c.id)
@@ -79,6 +85,33 @@ async def check_name(store: Store, examined: Examined, asking: DeviceRecord) -> 
         return
     if await store.first(_NAMED, realm_id=asking.realm_id, name=name) is not None:  # enforces case 29
         raise NotAuthorized("name_of_other_device", "The request asks for the name of another device.", detail=name)
+
+
+async def check_plan_names(store: Store, plan: CertificatePlan, asking: DeviceRecord, hosts: frozenset[str]) -> None:
+    """No name that neither the record gives nor the device has may be a server's or another device's.
+
+    `hosts` are all realms' hosts. Whatever made the name (a template, the request, a webhook), it is looked at here.
+    Raises `NotAuthorized`.
+    """
+    given = {name.lower() for name in asking.names} | ({f"dns:{asking.name.lower()}"} if not asking.is_new else set())
+    subject = [str(one.value) for one in plan.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    asked = {f"dns:{text.lower()}" for text in subject} | {name.lower() for name in plan.names if name[:4] == "DNS:"}
+    chosen = {name.removeprefix("dns:").removesuffix(".") for name in asked - given}
+    if not chosen:
+        return
+    row = await store.first(_SHARED_NAMES)
+    servers = hosts | {name.removeprefix("DNS:").lower() for name in (json.loads(row[0]) if row else ())}
+    if taken := chosen & servers:  # enforces case 29
+        raise NotAuthorized(
+            "name_of_server", "The certificate would have a name of this server.", detail=ascii(min(taken))
+        )
+    for name in sorted(chosen):
+        for alike in {name, name.upper()}:
+            found = await store.first(_NAMED, realm_id=asking.realm_id, name=alike)
+            if found is not None and found[0] != asking.id:
+                raise NotAuthorized(
+                    "name_of_other_device", "The certificate would have the name of another device.", detail=ascii(name)
+                )
 
 
 async def check_facts(store: Store, csr: ParsedCsr, realm_id: int, device_id: int, now: dt.datetime) -> None:

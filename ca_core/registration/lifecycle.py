@@ -24,6 +24,7 @@ from ca_core.registration.certificates import Certificates
 from ca_core.registration.device import MAY_ENROLL
 from ca_core.registration.device_facts import check_identity
 from ca_core.registration.device_list import ONE, device_row
+from ca_core.registration.pending import end_requests
 from ca_core.registration.realm import Realm, Realms
 from ca_core.registration.renewal import NONE_EXPECTED
 from ca_core.rows import DeviceRow, Replacement
@@ -222,6 +223,7 @@ class Lifecycle:
             params |= {"certificates": held.counts[0], "standing": held.counts[1]}
             all_steps = [
                 Step(VOID_SECRETS, {"of_realm": found.id, "now": at}, expect=None),
+                end_requests(found.id, name, at),
                 Step(_SUPERSEDE, {"of_realm": found.id, "now": at}, expect=None),
                 *steps,
                 *(step for one in standing for step in _revoking(found, one, reason or "", now)),

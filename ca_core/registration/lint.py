@@ -126,7 +126,7 @@ def sample_certificates(document: RealmDocument, name: str, now: dt.datetime) ->
             yield Sample(kind, b"", examined.refusals[0])
             continue
         plan = make_plan(allowing, examined, csr, ca.not_after, now, demo=False, chance=lambda: 0.0)
-        yield Sample(kind, ca.issue(plan, document.public_url or _URL))
+        yield Sample(kind, ca.issue(plan, _URL))
 
 
 def _allowing(profile: ProfileDocument, kind: str) -> ProfileDocument:

@@ -11,7 +11,7 @@ from ca_core.csr import ParsedCsr
 from ca_core.errors import Unavailable
 from ca_core.model import Call, Means, Operation, Requester
 from ca_core.registration.admission.idevid import serial_number_of
-from ca_core.registration.admission.webhook import Idevid, Question, Verdict, Webhook
+from ca_core.registration.admission.webhook import Idevid, Question, Verdict, Webhook, webhook_refusal
 from ca_core.registration.realm import Realm
 
 __all__ = ["Narrowing"]
@@ -62,6 +62,8 @@ class Narrowing:
         if verdict is None:
             verdict = self._asked[question] = await self._webhook.ask(document, question)
         names = plan.names if verdict.names is None else tuple(name for name in plan.names if name in verdict.names)
+        if not names and not list(plan.subject):
+            raise webhook_refusal("webhook_refused", "it left no name at all")
         not_after = plan.not_after
         if verdict.validity is not None:
             not_after = min(not_after, (now + verdict.validity - _SECOND).replace(microsecond=0))

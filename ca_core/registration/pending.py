@@ -28,8 +28,9 @@ from ca_core.records.unit import Guard, Step, Unit, guarded_insert
 from ca_core.registration.attempts import transaction_details
 from ca_core.registration.realm import SAME_ACTIVE, Realm
 
-__all__ = ["PendingRequest", "Pendings", "rejected", "request_identity", "touched_request"]
+__all__ = ["PendingRequest", "Pendings", "end_requests", "rejected", "request_identity", "touched_request"]
 
+_SUBJECT = 2000
 _KEPT_MS = 30 * 86_400_000
 """How long an expired request is still shown."""
 _q = request_table.c
@@ -72,6 +73,16 @@ _BY_TRANSACTION = Query(
     )
     .order_by(_q.id.desc())
     .limit(1)
+)
+_END = Query(
+    request_table.update()
+    .where(
+        _q.realm_id == bindparam("of_realm"),
+        _q.device == bindparam("of_device"),
+        (_q.state == "pending") | (_q.state == "approved"),
+        _q.expires_at > bindparam("at"),
+    )
+    .values(expires_at=bindparam("at"))
 )
 # What nobody decided is forgotten in the end; what was rejected stays, since it is why the key is refused.
 _FORGET = Query(
@@ -131,6 +142,11 @@ def request_identity(requester: Requester, csr: ParsedCsr, profile: str) -> byte
     return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
 
 
+def end_requests(realm_id: int, device: str, at: int) -> Step:
+    """The step that ends what waits or is approved in a device's name: it is not the device any more that was meant."""
+    return Step(_END, {"of_realm": realm_id, "of_device": device, "at": at}, expect=None)
+
+
 class Pendings:
     """Keeps requests until they are decided."""
 
@@ -168,6 +184,7 @@ class Pendings:
     ) -> None:
         """Keep a new request. Raises `TooMany` when too many wait, `ConditionFailed` when something has changed."""
         admission = realm.document.admission
+        _check_no_secret(requester, csr)
         at = to_ms(now)
         row: Values = {
             "realm_id": realm.id,
@@ -176,7 +193,7 @@ class Pendings:
             "protocol": call.protocol,
             "operation": operation,
             "means": requester.means.value,
-            "subject": csr.subject.rfc4514_string().encode("unicode_escape").decode()[:500],
+            "subject": _shown(csr.subject.rfc4514_string()),
             "names": json.dumps(csr.san),
             "key": csr.key,
             "request_key": request_identity(requester, csr, profile),
@@ -203,7 +220,7 @@ class Pendings:
         }
         event = AuditEvent(
             "request.pending",
-            f"device:{requester.device.name}",
+            f"{'device' if requester.proves_device else 'unproven'}:{requester.device.name}",
             realm=realm.name,
             device=requester.device.name,
             request_id=call.request_id,
@@ -233,6 +250,19 @@ class Pendings:
     def wait(realm: Realm) -> Pending:
         """What a requester who waits is told."""
         return Pending(round(parse_duration(realm.document.admission.pending_retry).total_seconds()))
+
+
+def _check_no_secret(requester: Requester, csr: ParsedCsr) -> None:
+    """A request is kept and shown: its names must not hold the secret that came with it."""
+    secret = requester.evidence.secret
+    if secret and (secret in csr.subject.rfc4514_string() or any(secret in name for name in csr.san)):
+        raise NotAuthorized("csr_holds_secret", "A name in the request holds its secret.")
+
+
+def _shown(subject: str) -> str:
+    """A subject as an operator may see it: escaped, and if it is not whole, that is said."""
+    text = subject.encode("unicode_escape").decode()
+    return text if len(text) <= _SUBJECT else f"{text[:_SUBJECT]}... (cut; {len(text)} characters)"
 
 
 def touched_request(pending_id: int) -> str:

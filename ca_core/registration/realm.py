@@ -80,6 +80,11 @@ class Realm:
         """The way of who proves nothing, where there is one: an operator looks at it, or the realm is open."""
         return next((way for way in self.ways if way.proofs <= {"open"}), None)
 
+    @property
+    def asks_for_password(self) -> bool:
+        """Whether who shows nothing may still have a secret, and sends it only when asked, as stock EST clients do."""
+        return bool({"secret", "challenge"} & self.proofs)
+
     @cached_property
     def proofs(self) -> frozenset[str]:
         """What any of them takes."""
@@ -143,6 +148,10 @@ class Realms:
             }
             self._stamp = stamp
         return self._by_name
+
+    async def all_hosts(self) -> frozenset[str]:
+        """The host names of all realms."""
+        return frozenset(host for realm in (await self.current()).values() for host in realm.document.hosts)
 
     def forget(self) -> None:
         """Read all of them again at the next use."""

@@ -46,7 +46,7 @@ class Recorder:
         realm = resolved.realm if resolved else None
         self._meter.refused(realm.name if realm else "", call.protocol, refusal.code)
         who = refusal.device
-        if requester is not None and not requester.device.is_new:
+        if requester is not None and requester.proves_device:
             who = requester.device.id, requester.device.name
         row = attempt_row(
             call,
@@ -81,7 +81,7 @@ class Recorder:
             call,
             at,
             realm_id=resolved.realm.id if resolved else None,
-            device_id=(requester.device.id or None) if requester else None,
+            device_id=requester.device.id if requester and requester.proves_device else None,
             outcome="error",
             code="internal_error",
             detail=reason,
@@ -97,7 +97,7 @@ class Recorder:
             call,
             at,
             realm_id=realm.id,
-            device_id=requester.device.id or None,
+            device_id=requester.device.id if requester.proves_device else None,
             outcome="pending",
             detail="waits for approval",
             key=csr.key,

@@ -115,7 +115,7 @@ class Devices(Lifecycle):
         )
         secret = Step(_ADD_SECRET, secret_row(found.id, selector, digest, at, until))
         try:
-            await self._store.commit(Unit(Guard(_ADD, row, _ADD_WHY), at, (secret,), (event,)))
+            await self._store.commit(Unit(Guard(_ADD, row, _ADD_WHY), at, (secret, ended), (event,)))
         except ConditionFailed as exc:
             raise OperatorError(
                 "realm_changed", "the realm was changed at this moment", "run the command again"

@@ -41,7 +41,7 @@ from ca_core.registration.attempts import Attempts
 from ca_core.registration.ceiling import check_ceiling
 from ca_core.registration.examination import examine
 from ca_core.registration.examined import Applicant
-from ca_core.registration.facts import check_facts, check_name, check_not_enrolled, check_transaction
+from ca_core.registration.facts import check_facts, check_name, check_not_enrolled, check_plan_names, check_transaction
 from ca_core.registration.issued import Decision, issued_unit
 from ca_core.registration.moment import Watch
 from ca_core.registration.narrowing import Narrowing
@@ -240,6 +240,7 @@ class Registration:
         plan = make_plan(profile.document, examined, csr, issuer.not_after, now, demo=self._demo, chance=self._chance)
         if requester.asks_webhook:
             plan = await self._narrowed(narrowing, plan, realm, profile.name, requester, csr, operation, call, now)
+        await check_plan_names(self._store, plan, requester.device, await self._realms.all_hosts())
         if requester.device.is_new:
             requester = await self._register(realm, requester, call, now)
         # Only now: a copy of an old message, which anybody may send again, uses up nothing of the device's.

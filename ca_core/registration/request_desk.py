@@ -1,5 +1,7 @@
 """What operators do with requests that wait: look at them, approve or reject them."""
 
+import json
+
 from sqlalchemy import ColumnElement, Select, bindparam, select
 
 from ca_core.errors import ConditionFailed, OperatorError
@@ -38,6 +40,7 @@ _COLUMNS = (
     _q.decided_by,
     _q.reason,
     device.c.state,
+    _q.names,
 )
 _SELECT: Select[tuple[object, ...]] = select(*_COLUMNS).select_from(
     request_table.join(realm, realm.c.id == _q.realm_id).outerjoin(
@@ -148,6 +151,7 @@ def _row(row: Row, now: int) -> RequestRow:
         profile=row[2],
         device=row[3],
         subject=row[4],
+        names=json.loads(row[18]),
         protocol=row[5],
         state="expired" if is_over else row[6],
         requested_at=rfc3339(from_ms(row[7])),

@@ -90,6 +90,8 @@ def claim_of(evidence: Evidence, csr: ParsedCsr) -> Claim:
             serial = str(numbers[0].value) if numbers else format(leaf.serial_number, "x")
         except (ValueError, TypeError):  # a stranger's certificate may be anything
             serial = None
+    if name is not None and evidence.secret and evidence.secret in name:
+        name = None
     return Claim(_kept(name), _kept(serial), csr.spki_sha256)
 
 

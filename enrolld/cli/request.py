@@ -22,7 +22,7 @@ COLUMNS: list[output.Column] = [
     ("requested", "requested_at"),
     ("expires", "expires"),
 ]
-FIELDS = ["id", "device", "device_state", "realm", "profile", "state", "subject", "means", "key", "key_sha256"]
+FIELDS = ["id", "device", "device_state", "realm", "profile", "state", "subject", "names", "means", "key", "key_sha256"]
 FIELDS += ["protocol", "source", "request_id", "requested_at", "expires", "decided_at", "decided_by", "reason"]
 STATES = ["pending", "approved", "rejected", "expired", "issued"]
 

@@ -11,12 +11,12 @@ import secrets
 
 from ca_core.csr import ParsedCsr
 from ca_core.errors import NotAuthenticated, NotAuthorized, OperatorError
-from ca_core.model import DeviceRecord
+from ca_core.model import DeviceRecord, DeviceState
 from ca_core.names import parse_device_name
 from ca_core.records.store import Store
 from ca_core.registration.admission.secret import ALPHABET
 from ca_core.registration.admission.ways import Way
-from ca_core.registration.device import BY_NAME, new_device, record
+from ca_core.registration.device import BY_NAME, check_free, new_device, record
 from ca_core.registration.realm import Realm
 
 MIN_CHALLENGE = 26  # characters; a static one is guessed at for years
@@ -52,7 +52,12 @@ async def find_named(store: Store, realm: Realm, csr: ParsedCsr, way: Way) -> De
         raise NotAuthorized("subject_names_no_device", "The request's subject does not name a device.") from exc
     row = await store.first(BY_NAME, realm_id=realm.id, name=name)
     if row is not None:
-        return record(row)
+        found = record(row)
+        if found.state in (DeviceState.SUSPENDED, DeviceState.RETIRED):
+            # Which of them is nothing that a stranger should learn.
+            raise NotAuthorized("device_not_expected", "No such device is expected.", detail=f"{name} is {found.state}")
+        return found
+    await check_free(store, realm.id, name)
     if way.approval or way.webhook or "open" in way.proofs:
         return new_device(realm.id, name)
     raise NotAuthorized("device_unknown", "This device is not registered here.", detail=f"asked as {name}")

@@ -21,7 +21,7 @@ from ca_core.records.query import Query
 from ca_core.records.schema import device
 from ca_core.records.store import Store
 from ca_core.registration.admission.chain import verified_anchor
-from ca_core.registration.device import BY_NAME, COLUMNS, new_device, record
+from ca_core.registration.device import BY_NAME, COLUMNS, check_free, new_device, record
 from ca_core.registration.realm import Realm
 
 _d = device.c
@@ -79,6 +79,7 @@ async def _newcomer(store: Store, realm: Realm, identity: Identity) -> DeviceRec
         raise NotAuthorized(
             "device_name_taken", "Another device has this name.", detail=f"IDevID {shown}, device {name}"
         )
+    await check_free(store, realm.id, name)
     return new_device(realm.id, name, serial_number=identity.serial_number, manufacturer=identity.manufacturer)
 
 
