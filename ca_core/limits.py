@@ -117,7 +117,7 @@ class Rates:
             return None
         wait = math.ceil(60 / self._limits.refusals_per_source)
         message = "Too many requests from here prove nothing; ask later."
-        return TooMany("rate_source", message, retry_after=max(5, wait))
+        return TooMany("rate_source", message, retry_after=max(5, wait))  # enforces case 48
 
     def proven(self, source: str) -> None:
         """Somebody at this source has just got a certificate: it is not only junk that comes from there."""

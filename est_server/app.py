@@ -72,7 +72,7 @@ class _Endpoint:
         told: dict[str, str] = {}
         try:
             served = _find(operation)
-            if tls is None:
+            if tls is None:  # enforces case 43
                 # "HTTPS MUST be used." -- RFC 7030 3.3
                 raise NotFound("operation_not_served", "EST is served over HTTPS only.")
             resolved = await self.core.realms.resolve("est", label, tls.server_name)

@@ -45,7 +45,7 @@ def check_channel_binding(csr: ParsedCsr, peer: TlsPeer, *, required: bool) -> N
     if not claimed:
         # "The EST server MAY reject requests without tls-unique information as indicated by server policy."
         # -- RFC 7030 3.5
-        if required:
+        if required:  # enforces case 43
             raise PopFailed(
                 "channel_binding_missing",
                 "The CSR must be linked to the TLS session by its challengePassword (RFC 7030 3.5).",
@@ -56,7 +56,7 @@ def check_channel_binding(csr: ParsedCsr, peer: TlsPeer, *, required: bool) -> N
     # "The tls-unique value is base64 encoded as specified in Section 4 of [RFC4648]" -- RFC 7030 3.5
     expected = base64.b64encode(binding or b"")
     offered = "".join(claimed.split()).encode()
-    if not binding or not hmac.compare_digest(offered, expected):
+    if not binding or not hmac.compare_digest(offered, expected):  # enforces case 43
         raise PopFailed(
             "channel_binding_mismatch",
             "The CSR's challengePassword does not link it to this TLS session (RFC 7030 3.5).",

@@ -185,7 +185,7 @@ def _single(attributes: tuple[Attribute, ...], oid: str) -> tuple[int, bytes] | 
     found = [attribute for attribute in attributes if attribute.oid == oid]
     if not found:
         return None
-    if len(found) > 1 or len(found[0].values) != 1:
+    if len(found) > 1 or len(found[0].values) != 1:  # enforces case 30
         # "The signedAttrs MUST NOT include multiple instances" -- RFC 5652 11.1, 11.2, 11.3
         raise BadRequest("scep_attribute_malformed", "A signed attribute has several values.", detail=oid)
     return found[0].values[0]
@@ -216,7 +216,7 @@ def _message_type(attributes: tuple[Attribute, ...]) -> MessageType:
     for known in MessageType:
         if tag in _TEXT and value == str(known.value).encode():  # so "019" and "19 " are nothing
             return known
-    raise BadRequest("scep_message_type", "The messageType is not one that can be asked here.")
+    raise BadRequest("scep_message_type", "The messageType is not one that can be asked here.")  # enforces case 30
 
 
 def _signing_time(attributes: tuple[Attribute, ...]) -> dt.datetime | None:

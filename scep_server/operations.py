@@ -107,7 +107,9 @@ async def pki_operation(exchange: Exchange, data: bytes) -> Answer:
                     exchange.resolved, request.transaction.transaction_id, key, call
                 )
             case _:
-                raise BadRequest("scep_not_served", "Certificates and CRLs are fetched over plain HTTP.")
+                raise BadRequest(  # enforces case 30
+                    "scep_not_served", "Certificates and CRLs are fetched over plain HTTP."
+                )
         answer = await _outcome_answer(desk, request, algorithms, outcome, call)
     except Refusal as refusal:
         if request is not None:
@@ -218,13 +220,13 @@ def _evidence(request: PkiMessage, csr: ParsedCsr) -> Evidence:
     """
     holds_key = encode_spki(request.key) == csr.spki
     signer = request.signer
-    if signer.is_self_issued and not holds_key:
+    if signer.is_self_issued and not holds_key:  # enforces case 34
         raise BadRequest("scep_signer_not_csr_key", "The message is not signed with the key of its CSR.")
     secret = csr.challenge_password or None
     is_exposed = cipher_of(request.envelope) is Cipher.DES or request.exposed_challenge is not None
     others = [der for der in request.certificates if der != signer.der]
     # "The SCEP CA MUST NOT attempt to authenticate a client based on a self-signed certificate" -- RFC 8894 2.4
-    chain = () if signer.is_self_issued else (signer.der, *others[: MAX_CHAIN - 1])
+    chain = () if signer.is_self_issued else (signer.der, *others[: MAX_CHAIN - 1])  # enforces case 34
     return Evidence(chain, None, secret if holds_key else None, is_exposed=is_exposed)
 
 

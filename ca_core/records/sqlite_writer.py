@@ -179,7 +179,7 @@ class SqliteWriter:
         unit, guard = job.unit, job.unit.guard
         text, constants = guard.query.text(DIALECT)
         rows = connection.execute(text, {**constants, **guard.params}).fetchall()
-        if not rows:
+        if not rows:  # enforces case 33
             job.error = ConditionFailed(self._failed(connection, job))
             return
         self._at("guard")

@@ -145,14 +145,14 @@ class Certificates:
     async def _find(self, serial: str, realm: str | None) -> Row:
         canonical = parse_serial(serial)
         rows: Sequence[Row] = await self._store.fetch(_BY_SERIAL, serial=canonical)
-        if realm is not None:
+        if realm is not None:  # enforces case 44
             realm_id = (await self._realms.get(realm)).id
             rows = [row for row in rows if row[16] == realm_id]
         if not rows:
             raise OperatorError(
                 "certificate_unknown", f"there is no certificate {canonical}", "'enrolld cert list' shows all"
             )
-        if len(rows) > 1:
+        if len(rows) > 1:  # enforces case 44
             places = ", ".join(f"{row[2]} (realm {row[3]})" for row in rows)
             raise OperatorError("serial_ambiguous", f"{canonical} is a serial of: {places}", "name one with --realm")
         if rows[0][19] not in ("device", "ra"):  # enforces case 44

@@ -83,8 +83,8 @@ def require_active(found: DeviceRecord) -> None:
     who = (found.id, found.name)
     match found.state:
         case DeviceState.SUSPENDED:
-            raise NotAuthorized("device_suspended", "The device is suspended.", device=who)
+            raise NotAuthorized("device_suspended", "The device is suspended.", device=who)  # enforces case 36
         case DeviceState.RETIRED:
-            raise NotAuthorized("device_retired", "The device is retired.", device=who)
+            raise NotAuthorized("device_retired", "The device is retired.", device=who)  # enforces case 36
         case DeviceState.EXPECTED | DeviceState.ACTIVE:
             return

@@ -226,7 +226,7 @@ def anchor_fault(anchor: TrustDocument) -> str | None:
         return "the certificate has no basicConstraints, so it is not a CA's (trust the manufacturer's CA)"
     except (ValueError, x509.InvalidVersion, x509.DuplicateExtension):
         return "not one certificate in PEM"
-    if not constraints.ca:
+    if not constraints.ca:  # enforces case 39
         return "the certificate is not a CA's (trust the manufacturer's CA, not a device)"
     try:
         check_authority_key(certificate.public_key())

@@ -68,7 +68,7 @@ async def check_transaction(store: Store, requester: Requester, csr: ParsedCsr, 
         spki_sha256=csr.spki_sha256,
         since=to_ms(since),
     )
-    if found is not None:
+    if found is not None:  # enforces case 35
         raise NotAuthorized("transaction_of_other_key", "The transaction was one for another key.")
 
 

@@ -49,7 +49,7 @@ async def poll_transaction(
     row = await store.first(
         _ISSUED, realm_id=realm.id, transaction_id=transaction_id, signer_key=signer_key, now=to_ms(now)
     )
-    if row is None:
+    if row is None:  # enforces case 35
         raise NotAuthorized("transaction_unknown", "There is no such transaction of this key.")
     found = record(row)
     require_active(found)

@@ -218,7 +218,7 @@ class Registration:
             before = await asked_before(self._store, realm.id, key, retry_since=retry_since, now=to_ms(now))
         elif requester.secret.spent_at is not None:
             before = await served_by(self._store, requester, requester.secret, csr, now=to_ms(now))
-        if before is not None:
+        if before is not None:  # enforces case 35
             detail = "the same request again: answered with the same certificate"
             self._recorder.given_again(realm, requester.device.id, call, before, detail, csr)
             return before

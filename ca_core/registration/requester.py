@@ -97,7 +97,7 @@ def claim_of(evidence: Evidence, csr: ParsedCsr) -> Claim:
 
 def _kept(text: str | None) -> str | None:
     """What was claimed as it may be kept and shown: escaped, and never what somebody sent in the wrong place."""
-    return None if not text or looks_like_secret(text) else ascii(text[:64])[1:-1]
+    return None if not text or looks_like_secret(text) else ascii(text[:64])[1:-1]  # enforces case 47
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _more_is_needed(realm: Realm, proofs: dict[str, _Proof]) -> NotAuthenticated
 
 async def _by_nothing(store: Store, realm: Realm, evidence: Evidence, csr: ParsedCsr) -> Requester:
     """A requester who offers nothing, where an operator looks at it, or where the realm is open."""
-    if realm.bare_way is None:
+    if realm.bare_way is None:  # enforces case 31
         raise NotAuthenticated("credentials_missing", "Credentials are required.")
     return await _requester(store, realm, evidence, csr, realm.bare_way, {})
 

@@ -74,7 +74,7 @@ def new_context() -> SSL.Context:
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(_TLS12_CIPHERS)
     # Groups stay OpenSSL's own: X25519MLKEM768, X25519, P-256, X448, P-384, P-521, in that order.
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET)  # enforces case 43
     # Without tickets OpenSSL would still resume from its cache, and a resumed session has lost the peer's chain.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS | _NO_AUTO_CHAIN)  # an idle connection gives back 34 KiB

@@ -2,17 +2,18 @@
 
 import dataclasses
 import tomllib
+from collections.abc import Awaitable
 from typing import Any
 
 import tomli_w
 
 from ca_core.core import Core
 from ca_core.csr import ParsedCsr
-from ca_core.errors import Refusal
+from ca_core.errors import OperatorError, Refusal
 from ca_core.model import Call, Evidence, Issued, Operation, Pending, Refused
-from tests.helpers.core import ME
+from tests.helpers.core import ME, csr_of, new_key
 
-__all__ = ["admit_by", "outcome_of", "transact"]
+__all__ = ["admit_by", "code_of_act", "outcome_of", "transact", "verdict"]
 
 CALL = Call("test-0001", "est", "simpleenroll", "192.0.2.1")
 
@@ -52,3 +53,22 @@ async def outcome_of(core: Core, evidence: Evidence, csr: ParsedCsr, **options: 
             return "pending"
         case Issued():
             return "issued"
+
+
+async def verdict(core: Core, evidence: Evidence, csr: ParsedCsr | None = None, **options: Any) -> str:
+    """`outcome_of`, by default for `sensor` with a new key. A crash is no refusal: it shows as what it is."""
+    try:
+        return await outcome_of(core, evidence, csr or csr_of(new_key()), **options)
+    except Exception as exc:
+        return repr(exc)
+
+
+async def code_of_act(act: Awaitable[object]) -> str:
+    """How an operator's act ends, in a word: `done`, or the code of its error."""
+    try:
+        await act
+    except OperatorError as exc:
+        return exc.code
+    except Exception as exc:
+        return repr(exc)
+    return "done"

@@ -35,7 +35,7 @@ _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 def _may_certify(_: object, __: object, usage: x509.KeyUsage | None) -> None:
     # "If a key usage extension is present, verify that the keyCertSign bit is set." -- RFC 5280 6.1.4 (n)
-    if usage is not None and not usage.key_cert_sign:
+    if usage is not None and not usage.key_cert_sign:  # enforces case 39
         raise ValueError("a CA's keyUsage does not allow it to sign certificates")
 
 
@@ -71,7 +71,7 @@ def verified_anchor(
             continue
         fingerprint = anchor.fingerprint(hashes.SHA256())
         try:
-            _verifier(realm, fingerprint, now).verify(leaf, path[1:])
+            _verifier(realm, fingerprint, now).verify(leaf, path[1:])  # enforces case 39
         except VerificationError as exc:
             why = ascii(str(exc))[:300]
             continue

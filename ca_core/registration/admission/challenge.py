@@ -35,7 +35,7 @@ def hash_challenge(text: str) -> str:
 def is_challenge(realm: Realm, text: str) -> bool:
     """Whether that is the realm's challenge."""
     known = realm.document.admission.challenge or ""
-    return "challenge" in realm.proofs and hmac.compare_digest(known, hash_challenge(text))
+    return "challenge" in realm.proofs and hmac.compare_digest(known, hash_challenge(text))  # enforces case 31
 
 
 def recall_challenge(realm: Realm, hashed: str) -> None:

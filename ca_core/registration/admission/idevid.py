@@ -61,7 +61,9 @@ async def admit_by_idevid(store: Store, realm: Realm, chain: tuple[bytes, ...], 
         return await _newcomer(store, realm, identity)
     if row is None:
         shown = ascii(f"{identity.manufacturer} {identity.serial_number}")
-        raise NotAuthorized("device_unknown", "This device is not registered here.", detail=f"IDevID {shown}")
+        raise NotAuthorized(  # enforces case 40
+            "device_unknown", "This device is not registered here.", detail=f"IDevID {shown}"
+        )
     return record(row)
 
 
@@ -74,7 +76,7 @@ async def _newcomer(store: Store, realm: Realm, identity: Identity) -> DeviceRec
         raise NotAuthorized(
             "device_unnamed", "This device can't be registered by its serial number.", detail=f"IDevID {shown}"
         ) from exc
-    if await store.first(BY_NAME, realm_id=realm.id, name=name) is not None:
+    if await store.first(BY_NAME, realm_id=realm.id, name=name) is not None:  # enforces case 40
         # Another manufacturer's serial number, or a device that was registered by hand: who is who, nobody has said.
         raise NotAuthorized(
             "device_name_taken", "Another device has this name.", detail=f"IDevID {shown}, device {name}"
@@ -116,7 +118,7 @@ def _verify(realm: Realm, chain: tuple[bytes, ...], now: dt.datetime) -> Identit
     anchor = verified_anchor(realm, leaf, certificates[1:], now)
     if "idevid" not in realm.proofs:
         raise NotAuthenticated("idevid_not_admitted", "Factory certificates are not accepted here.")
-    if not _for_clients(extensions):
+    if not _for_clients(extensions):  # enforces case 41
         raise NotAuthenticated("certificate_not_for_clients", "The client certificate is not made for clients.")
     serial_number = _serial_number(leaf, extensions)
     if serial_number is None:

@@ -98,13 +98,13 @@ def judge_own_certificate(realm: Realm, device: DeviceRecord, own: OwnCertificat
         raise NotAuthenticated(
             "certificate_unknown", "The client certificate is not accepted here.", detail=named, device=who
         )
-    if own.status != "valid":
+    if own.status != "valid":  # enforces case 36
         raise NotAuthenticated("certificate_revoked", "The client certificate is revoked.", detail=named, device=who)
-    if own.is_superseded:
+    if own.is_superseded:  # enforces case 36
         raise NotAuthenticated(
             "certificate_superseded", "The client certificate is not accepted any more.", detail=named, device=who
         )
-    if own.newer_is_revoked:
+    if own.newer_is_revoked:  # enforces case 36
         # What was revoked is the device's identity; the certificate before it must not bring it back.
         raise NotAuthenticated(
             "newer_certificate_revoked", "A newer certificate of this device is revoked.", detail=named, device=who
@@ -114,7 +114,7 @@ def judge_own_certificate(realm: Realm, device: DeviceRecord, own: OwnCertificat
             "certificate_not_yet_valid", "The client certificate is not valid yet.", detail=named, device=who
         )
     grace = realm.document.admission.expired_grace
-    if now > own.not_after + (parse_duration(grace) if grace is not None else dt.timedelta(0)):
+    if now > own.not_after + (parse_duration(grace) if grace is not None else dt.timedelta(0)):  # enforces case 36
         raise NotAuthenticated(
             "certificate_expired",
             "The client certificate has expired.",
@@ -130,7 +130,7 @@ def judge_own_certificate(realm: Realm, device: DeviceRecord, own: OwnCertificat
             exc.code, "The client certificate's key is not accepted.", detail=f"{named}: {exc.message}", device=who
         ) from exc
     usage = _extended_key_usage(certificate)
-    if usage is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+    if usage is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in usage:  # enforces case 41
         raise NotAuthenticated(
             "certificate_not_for_clients", "The client certificate is not made for clients.", detail=named, device=who
         )

@@ -84,7 +84,7 @@ async def admit_by_secret(
         raise NotAuthenticated("secret_unknown", _MESSAGE)
     found = record(row)
     named = f"device {found.name}"
-    if not matches:
+    if not matches:  # enforces case 48
         raise NotAuthenticated("secret_wrong", _MESSAGE, detail=named)
     who = (found.id, found.name)  # whoever has the whole secret got it from the operator
     if evidence.username and evidence.username != username_of(found.name):
@@ -116,18 +116,18 @@ def _usable(realm: Realm, found: DeviceRecord, row: Row, csr: ParsedCsr, now: dt
         certificate_id=row[WIDTH + 6],
         voided_at=from_ms(row[WIDTH + 7]) if row[WIDTH + 7] is not None else None,
     )
-    if secret.voided_at is not None:
+    if secret.voided_at is not None:  # enforces case 32
         raise NotAuthenticated(
             "secret_void", _MESSAGE, detail=f"{named}, replaced {rfc3339(secret.voided_at)}", device=who
         )
     if secret.spent_at is not None:
         same_key = hmac.compare_digest(secret.spent_key or b"", csr.spki_sha256)
-        if not same_key or now >= secret.spent_at + realm.document.retry:
+        if not same_key or now >= secret.spent_at + realm.document.retry:  # enforces case 32
             served = (secret.spent_key or b"").hex()[:16]
             raise NotAuthenticated(
                 "secret_spent", _MESSAGE, detail=f"{named}, used {rfc3339(secret.spent_at)} by key {served}", device=who
             )
-    elif now >= secret.expires_at:
+    elif now >= secret.expires_at:  # enforces case 32
         raise NotAuthenticated(
             "secret_expired", _MESSAGE, detail=f"{named}, expired {rfc3339(secret.expires_at)}", device=who
         )

@@ -131,13 +131,13 @@ def admission_faults(admission: AdmissionDocument) -> list[str]:
 def _way_faults(admission: AdmissionDocument, ways: tuple[Way, ...]) -> list[str]:
     faults: list[str] = []
     used = frozenset().union(*(way.proofs for way in ways))
-    if "open" in used and not admission.open:
+    if "open" in used and not admission.open:  # enforces case 31
         faults.append(
             "admission.ways: 'open' gives a certificate to anyone (set 'admission.open = true' if that is meant)"
         )
     if admission.open and "open" not in used:
         faults.append("admission.open: is set, but no way is open (leave it out)")
-    if "challenge" in used and admission.challenge is None:
+    if "challenge" in used and admission.challenge is None:  # enforces case 31
         faults.append("admission.challenge: there is none yet ('enrolld realm challenge' makes one)")
     if admission.ways and "idevid" in used and admission.idevid == "off":
         faults.append("admission.idevid: is off, but a way takes it (use 'registered' or 'trusted')")
