@@ -48,10 +48,10 @@ _RETRY_AFTER = 10
 class WebhookClient:
     """The `Webhook` of a worker. One event loop's own.
 
-    Of each realm, `at_once` calls are under way and `waiting` others wait for their turn, all of them within their own
-    timeout: together fewer than the requests that a worker has in hand, so that a dead webhook leaves room for other
-    realms. `delivered` is told the realm and the outcome of each call: `allowed`, or what is left of the code without
-    `webhook_`, or `overloaded`. `clock` gives seconds since 1970.
+    Of all realms, `in_all` requests may be here, fewer than a worker has in hand (`ca_core.gate`: 64), so that realms
+    without a webhook are served beside dead ones. Of each realm, `at_once` calls are under way and `waiting` others
+    wait for their turn, all of them within their own timeout. `delivered` is told the realm and the outcome of each
+    call: `allowed`, or what is left of the code without `webhook_`, or `overloaded`. `clock` gives seconds since 1970.
     """
 
     def __init__(
@@ -61,14 +61,16 @@ class WebhookClient:
         delivered: Callable[[str, str], None] | None = None,
         lookup: Lookup | None = None,
         clock: Callable[[], float] = time.time,
-        at_once: int = 32,
-        waiting: int = 16,
+        at_once: int = 16,
+        waiting: int = 8,
+        in_all: int = 40,
     ) -> None:
         self._keys = keys
         self._delivered = delivered or (lambda *_: None)
         self._clock = clock
         self._lookups = Lookups(lookup or look_up)
         self._here = 0
+        self._in_all = in_all
         self._at_once = at_once
         self._waiting = waiting
         self._turns: dict[str, _Turns] = {}
@@ -101,7 +103,7 @@ class WebhookClient:
         turns = self._turns.setdefault(question.realm, _Turns(self._at_once, self._waiting))
         has_turn = False
         # Of all realms together, so that dead webhooks never hold all of a worker's places.
-        if self._here >= self._at_once + self._waiting:
+        if self._here >= self._in_all:
             raise Overloaded("too many wait for webhooks", retry_after=_RETRY_AFTER)
         self._here += 1
         try:

@@ -16,6 +16,7 @@ from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.registration.examined import Examined
 from ca_core.registration.moment import NEWEST_EVENT, is_behind
+from ca_core.registration.realm import Realms
 from ca_core.registration.requester import BLOCKED_KEY
 
 __all__ = ["check_facts", "check_name", "check_not_enrolled", "check_plan_names", "check_transaction"]
@@ -87,11 +88,10 @@ async def check_name(store: Store, examined: Examined, asking: DeviceRecord) -> 
         raise NotAuthorized("name_of_other_device", "The request asks for the name of another device.", detail=name)
 
 
-async def check_plan_names(store: Store, plan: CertificatePlan, asking: DeviceRecord, hosts: frozenset[str]) -> None:
+async def check_plan_names(store: Store, plan: CertificatePlan, asking: DeviceRecord, realms: Realms) -> None:
     """No name that neither the record gives nor the device has may be a server's or another device's.
 
-    `hosts` are all realms' hosts. Whatever made the name (a template, the request, a webhook), it is looked at here.
-    Raises `NotAuthorized`.
+    Whatever made the name, a template or the request, it is looked at here. Raises `NotAuthorized`.
     """
     given = {name.lower() for name in asking.names} | ({f"dns:{asking.name.lower()}"} if not asking.is_new else set())
     subject = [str(one.value) for one in plan.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
@@ -100,7 +100,9 @@ async def check_plan_names(store: Store, plan: CertificatePlan, asking: DeviceRe
     if not chosen:
         return
     row = await store.first(_SHARED_NAMES)
-    servers = hosts | {name.removeprefix("DNS:").lower() for name in (json.loads(row[0]) if row else ())}
+    servers = await realms.all_hosts() | {
+        name.removeprefix("DNS:").lower() for name in (json.loads(row[0]) if row else ())
+    }
     if taken := chosen & servers:  # enforces case 29
         raise NotAuthorized(
             "name_of_server", "The certificate would have a name of this server.", detail=ascii(min(taken))

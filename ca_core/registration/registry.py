@@ -22,6 +22,7 @@ from ca_core.registration.device_facts import check_identity, check_profile, sec
 from ca_core.registration.device_list import ONE, Choice, device_row, list_all, list_devices
 from ca_core.registration.history import history
 from ca_core.registration.lifecycle import VOID_SECRETS, Lifecycle, identity_taken
+from ca_core.registration.pending import end_requests
 from ca_core.registration.realm import SAME_ACTIVE, Realm, Realms
 from ca_core.registration.why import sentence, sentence_of_unknown
 from ca_core.rows import ActRow, DeviceRow, HandedSecret, Why
@@ -114,6 +115,7 @@ class Devices(Lifecycle):
             details={"profile": profile, "serial_number": serial_number, "manufacturer": manufacturer, "names": names},
         )
         secret = Step(_ADD_SECRET, secret_row(found.id, selector, digest, at, until))
+        ended = end_requests(found.id, name, at)  # whoever asked in this name before was not this device
         try:
             await self._store.commit(Unit(Guard(_ADD, row, _ADD_WHY), at, (secret, ended), (event,)))
         except ConditionFailed as exc:

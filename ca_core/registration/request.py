@@ -240,7 +240,7 @@ class Registration:
         plan = make_plan(profile.document, examined, csr, issuer.not_after, now, demo=self._demo, chance=self._chance)
         if requester.asks_webhook:
             plan = await self._narrowed(narrowing, plan, realm, profile.name, requester, csr, operation, call, now)
-        await check_plan_names(self._store, plan, requester.device, await self._realms.all_hosts())
+        await check_plan_names(self._store, plan, requester.device, self._realms)
         if requester.device.is_new:
             requester = await self._register(realm, requester, call, now)
         # Only now: a copy of an old message, which anybody may send again, uses up nothing of the device's.

@@ -21,7 +21,19 @@ from ca_core.codes import CODES
 from ca_core.csr import MAX_DER, MAX_NAMES, ParsedCsr, canonical_san, canonical_subject
 from ca_core.errors import BadKey, MalformedRequest, PopFailed, Refusal, TooLarge
 from tests.helpers import bad_csr as make
-from tests.helpers.bad_csr import BAD_CSRS, PrivateKey, ec_key, good_csr, make_csr, name, rsa_key, spki_of
+from tests.helpers.bad_csr import (
+    BAD_CSRS,
+    PrivateKey,
+    bit_string,
+    ec_key,
+    good_csr,
+    make_csr,
+    name,
+    rdn,
+    rsa_key,
+    spki_of,
+    utf8,
+)
 
 SEED = int(os.environ.get("ENROLLD_FUZZ_SEED", "0")) or random.SystemRandom().randrange(2**32)
 
@@ -493,3 +505,13 @@ def test_any_subject_in_a_well_signed_request_is_read_or_refused(value: bytes, t
         assert outcome.code in ("csr_name_malformed", "not_pkcs10")
     else:
         assert outcome.common_name is None or outcome.common_name.isprintable()
+
+
+def test_an_attribute_that_stands_in_an_rdn_as_text_and_as_bits_is_read_or_refused_and_no_fault_of_ours() -> None:
+    """It was compared as text with bytes: anybody could have a 500 for it."""
+    identifier = "2.5.4.45"  # x500UniqueIdentifier
+    subject = name("device-1", rdn((identifier, bit_string(b"\x01")), (identifier, utf8("one"))))
+    try:
+        assert ParsedCsr.parse(make_csr(ec_key(), subject)).common_name == "device-1"
+    except Refusal as refusal:
+        assert refusal.code in CODES

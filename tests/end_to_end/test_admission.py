@@ -382,6 +382,16 @@ def test_any_device_of_a_trusted_manufacturer_is_admitted_where_the_realm_says_s
     assert place.daemon.ask("device", "show", named.name)["manufacturer"] == "acme"
 
 
+def test_an_est_client_that_shows_nothing_is_asked_for_its_password_where_the_realm_takes_one(place: Place) -> None:
+    """Stock clients send it only then; found with curl --anyauth, which was told to wait for an operator."""
+    place.admit_by("secret", "approval")
+    device = place.device()
+    assert device.asks(EST, set())[0] == "credentials_missing"
+    assert device.asks(EST, {"secret"})[0] == "issued"
+    place.admit_by("approval")
+    assert place.device().asks(EST, set())[0] == "pending", "the twin"
+
+
 def test_a_rejected_request_is_refused_by_both_protocols(place: Place) -> None:
     place.admit_by("secret + approval")
     device = place.device()

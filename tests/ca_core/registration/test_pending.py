@@ -296,3 +296,39 @@ async def test_what_is_not_an_id_is_no_request(core: Core, text: str) -> None:
     with pytest.raises(OperatorError) as caught:
         await core.requests.show(text)
     assert caught.value.code == "request_unknown"
+
+
+# --- what an adversary found ----------------------------------------------------------------------------------------
+
+
+async def test_an_approval_does_not_outlive_the_device_that_was_meant(core: Core) -> None:
+    await core.devices.add("default", "dev", actor=ME)
+    await admit_by(core, "approval")
+    key = new_key()
+    assert await outcome_of(core, Evidence(), csr_of(key, "dev")) == "pending"
+    await core.requests.approve((await only(core)).id, actor=ME)
+    await core.devices.new_board("default", "dev", actor=ME)
+    assert await outcome_of(core, Evidence(), csr_of(key, "dev")) == "pending", "it is looked at anew"
+
+
+async def test_who_asked_in_a_name_before_it_was_registered_was_not_that_device(by_hand: Core) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "gate-1")) == "pending"
+    await by_hand.requests.approve((await only(by_hand)).id, actor=ME)
+    await by_hand.devices.add("default", "gate-1", sans=["DNS:vpn.example.com"], actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "gate-1")) == "pending"
+
+
+async def test_the_operator_sees_every_name_that_is_asked_for(by_hand: Core) -> None:
+    csr = csr_of(new_key(), "one", sans=["a.example.com", "vpn.example.com"])
+    assert await outcome_of(by_hand, Evidence(), csr) == "pending"
+    assert (await only(by_hand)).names == ["DNS:a.example.com", "DNS:vpn.example.com"]
+
+
+async def test_a_request_whose_names_hold_its_secret_is_not_kept(core: Core, installation: Installation) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await admit_by(core, "secret + approval")
+    csr = csr_of(new_key(), "sensor", sans=[f"{handed.secret}.example.com"])
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr) == "csr_holds_secret"
+    assert installation.sql("SELECT 1 FROM request") == []
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr_of(new_key(), "sensor")) == "pending", "the twin"

@@ -2,9 +2,11 @@
 
 import asyncio
 import itertools
+import tomllib
 from typing import Any
 
 import pytest
+import tomli_w
 from sqlalchemy import literal
 
 from ca_core.core import Core
@@ -335,3 +337,75 @@ async def test_every_fault_of_an_admission_is_told_at_once(core: Core) -> None:
 @pytest.mark.parametrize("parts", list(itertools.permutations(["idevid", "webhook", "approval"])))
 def test_a_way_is_the_same_in_whatever_order_it_is_written(parts: tuple[str, ...]) -> None:
     assert str(parse_way(" + ".join(parts))) == str(parse_way("+".join(sorted(parts)))) == "idevid + webhook + approval"
+
+
+# --- what an adversary found ----------------------------------------------------------------------------------------
+
+
+async def test_who_proves_nothing_leaves_no_trace_at_the_device_that_it_names(
+    core: Core, installation: Installation
+) -> None:
+    device = await enrolled(core, "victim")
+    await admit_by(core, "approval", "secret", pending_per_source=100)
+    before = await core.devices.show("default", "victim")
+    for _ in range(25):
+        assert await outcome_of(core, Evidence(), csr_of(new_key(), "victim")) == "pending"
+    assert await outcome_of(core, Evidence(), csr_of(device.key, "victim")) == "pending"
+    await written(core)
+    assert await core.devices.show("default", "victim") == before
+    why = await core.devices.why("default", "victim")
+    assert {attempt.outcome for attempt in why.timeline} == {"issued"}
+    assert {row[0] for row in installation.sql("SELECT actor FROM audit WHERE action = 'request.pending'")} == {
+        "unproven:victim"
+    }
+
+
+async def test_a_stranger_does_not_learn_that_a_device_is_suspended(core: Core) -> None:
+    await enrolled(core, "victim")
+    await core.devices.suspend("default", "victim", actor=ME)
+    await admit_by(core, "open", open=True)
+    assert await outcome_of(core, Evidence(), csr_of(new_key(), "victim")) == "device_not_expected"
+
+
+@pytest.mark.parametrize("name", ["PUMP-1", "Pump-1"])
+async def test_a_newcomer_takes_no_name_that_differs_by_case_alone(core: Core, name: str) -> None:
+    await core.devices.add("default", "pump-1", actor=ME)
+    await admit_by(core, "open", open=True)
+    assert await outcome_of(core, Evidence(), csr_of(new_key(), name)) == "device_name_taken"
+    assert await outcome_of(core, Evidence(), csr_of(new_key(), "PUMP-2")) == "issued", "the twin"
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "outcome"),
+    [
+        ({"names": ["DNS:{device.name}.example.com"]}, "other", "name_of_server"),
+        ({"names": ["DNS:{device.name}.example.com"]}, "Other", "name_of_server"),
+        ({"names": ["DNS:{device.name}.example.com"]}, "pump", "issued"),
+        ({"subject": {"CN": "{csr:*}"}, "names": []}, "other.example.com", "name_of_server"),
+        ({"subject": {"CN": "{csr:*}"}, "names": []}, "pump.example.com", "issued"),
+    ],
+)
+async def test_case_29_no_template_makes_the_name_of_a_server(
+    core: Core, profile: dict[str, Any], name: str, outcome: str
+) -> None:
+    document = tomllib.loads(await core.realms.export("default"))
+    document["profiles"]["device"] |= profile
+    document["admission"] |= {"ways": ["open"], "open": True}
+    await core.realms.apply(tomli_w.dumps(document), actor=ME)
+    assert await outcome_of(core, Evidence(), csr_of(new_key(), name)) == outcome
+
+
+async def test_both_proofs_count_for_a_profile_that_takes_a_value_from_the_factory_identity(scene: Scene) -> None:
+    document = tomllib.loads(await scene.core.realms.export("default"))
+    document["profiles"]["device"]["subject"] = {"CN": "{device.name}", "serialNumber": "{idevid.serial_number}"}
+    await scene.core.realms.apply(tomli_w.dumps(document), actor=ME)
+    await admit_by(scene.core, "secret + idevid", "secret")
+    assert await scene.asks("secret", "idevid") == "issued"
+
+
+async def test_a_replaced_device_gets_its_first_certificate_by_challenge_again(scene: Scene) -> None:
+    await admit_by(scene.core, "challenge")
+    assert await scene.asks("challenge") == "issued"
+    assert await scene.asks("challenge") == "device_enrolled"
+    await scene.core.devices.new_board("default", "sensor", actor=ME)
+    assert await scene.asks("challenge") == "issued"
