@@ -320,7 +320,7 @@ async def test_case_58_a_database_without_room_stops_issuing_and_goes_on_by_itse
         assert await names(store) == ["two"]
 
 
-async def test_a_batch_in_which_one_unit_is_refused_loses_that_one_alone(postgres: Postgres, url: str) -> None:
+async def test_case_57_a_batch_in_which_one_unit_is_refused_loses_that_one_alone(postgres: Postgres, url: str) -> None:
     name = url.rpartition("/")[2]
     postgres.psql("ALTER TABLE realm ADD CONSTRAINT no_bad CHECK (name <> 'bad')", database=name)
     with opened(url) as store:
