@@ -836,7 +836,8 @@ async def test_the_log_names_the_transaction_and_the_message(site: Site) -> None
 
 def _limited(site: Site, **changed: int) -> None:
     numbers = {"per_device": 100, "per_credential": 100, "refusals_per_source": 1000, **changed}
-    site.core.registration._rates = Rates(RateLimits(**numbers, is_trusted=lambda _: False))
+    rates = Rates(RateLimits(**numbers, is_trusted=lambda _: False))
+    site.core.registration._rates = site.core.registration._recorder._rates = rates
 
 
 async def test_a_source_that_proves_nothing_gets_429_once_it_had_its_share_and_a_good_request_is_served(
