@@ -2,7 +2,6 @@
 
 import datetime as dt
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -17,7 +16,7 @@ from ca_core.model import Clock
 from ca_core.names import DEFAULT_REALM, parse_host, parse_realm_name
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Values, insert_into
-from ca_core.records.schema import realm, realm_version, server_certificate
+from ca_core.records.schema import realm, realm_version
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
@@ -46,7 +45,6 @@ _NEW_VERSION = Query(
     .values(version=_r.version + 1)
     .returning(_r.id)
 )
-_SHARED_NAMES = Query(select(server_certificate.c.names).where(server_certificate.c.host == "*"))
 _DOCUMENT = Query(insert_into(realm_version).values(realm_id=bindparam("guard_id")))
 
 
@@ -176,11 +174,6 @@ class RealmAdministration(Realms):
             shown, known = ascii(name[:40])[1:-1], ", ".join(profiles)
             raise OperatorError("profile_unknown", f"realm {realm} has no profile '{shown}'", f"there are: {known}")
         return profiles[name]
-
-    async def own_names(self) -> set[str]:
-        """The names of the shared host, as its certificate has them."""
-        row = await self._store.first(_SHARED_NAMES)
-        return set(json.loads(row[0])) if row else set()
 
     async def replace(
         self, found: Realm, document: RealmDocument, action: str, details: dict[str, str], actor: str

@@ -1,6 +1,7 @@
 """Devices as read from the store; `registry` holds what operators do with them."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, select
@@ -8,7 +9,7 @@ from sqlalchemy import ColumnElement, bindparam, select
 from ca_core.errors import NotAuthorized
 from ca_core.model import DeviceRecord, DeviceState
 from ca_core.names import username_of
-from ca_core.records.query import Query, Row
+from ca_core.records.query import Query, Row, Values, columns_of
 from ca_core.records.schema import device
 from ca_core.records.store import Store
 
@@ -59,6 +60,22 @@ def new_device(
         names=(),
         owner=None,
     )
+
+
+def registered_row(
+    realm_id: int, name: str, names: Sequence[str], at: int, *, serial_number: str | None, manufacturer: str | None
+) -> Values:
+    """The row of a device that is registered at `at` (milliseconds since 1970), without a profile or an owner."""
+    row: Values = dict.fromkeys(columns_of(device))
+    return row | {
+        "realm_id": realm_id,
+        "name": name,
+        "state": DeviceState.EXPECTED.value,
+        "serial_number": serial_number,
+        "manufacturer": manufacturer,
+        "names": json.dumps(list(names)),
+        "created_at": at,
+    }
 
 
 def record(row: Row) -> DeviceRecord:

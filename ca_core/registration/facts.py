@@ -1,7 +1,6 @@
 """What the store says against a certificate: of its key, of the name that it asks for, and of the time."""
 
 import datetime as dt
-import json
 
 from cryptography.x509.oid import NameOID
 from sqlalchemy import bindparam, select
@@ -11,7 +10,7 @@ from ca_core.csr import ParsedCsr
 from ca_core.errors import BadKey, NotAuthorized, Unavailable
 from ca_core.model import Call, DeviceRecord, Requester
 from ca_core.records.query import Query
-from ca_core.records.schema import certificate, device, server_certificate
+from ca_core.records.schema import certificate, device
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.registration.examined import Examined
@@ -36,7 +35,6 @@ _NAMED = Query(select(_d.id).where(_d.realm_id == bindparam("realm_id"), _d.name
 _FACTS = Query(select(NEWEST_EVENT.scalar_subquery(), BLOCKED_KEY.scalar_subquery(), _OTHERS_KEY.scalar_subquery()))
 
 
-_SHARED_NAMES = Query(select(server_certificate.c.names).where(server_certificate.c.host == "*"))
 _ENROLLED = Query(
     select(_c.id)
     .where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("device_id"), _c.superseded_at.is_(None))
@@ -99,10 +97,8 @@ async def check_plan_names(store: Store, plan: CertificatePlan, asking: DeviceRe
     chosen = {name.removeprefix("dns:").removesuffix(".") for name in asked - given}
     if not chosen:
         return
-    row = await store.first(_SHARED_NAMES)
-    servers = await realms.all_hosts() | {
-        name.removeprefix("DNS:").lower() for name in (json.loads(row[0]) if row else ())
-    }
+    own = {name.removeprefix("DNS:").lower() for name in await realms.own_names()}
+    servers = await realms.all_hosts() | own
     if taken := chosen & servers:  # enforces case 29
         raise NotAuthorized(
             "name_of_server", "The certificate would have a name of this server.", detail=ascii(min(taken))

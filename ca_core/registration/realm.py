@@ -1,5 +1,6 @@
 """Realms as the rooms see them: the document in force, found by label and host."""
 
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -13,7 +14,7 @@ from ca_core.errors import NotFound, OperatorError
 from ca_core.names import DEFAULT_REALM, parse_label
 from ca_core.records.query import Query
 from ca_core.records.schema import realm as realm_table
-from ca_core.records.schema import realm_version
+from ca_core.records.schema import realm_version, server_certificate
 from ca_core.records.store import Store
 from ca_core.registration.admission.ways import Way
 from ca_core.registration.document import RealmDocument, TrustDocument, from_json
@@ -32,6 +33,7 @@ _ALL = Query(
     select(_r.id, _r.name, _r.state, _r.version, _v.created_at, _v.document).select_from(_IN_FORCE).order_by(_r.id)
 )
 
+_OWN_NAMES = Query(select(server_certificate.c.names).where(server_certificate.c.host == "*"))
 
 SAME_VERSION = (
     select(_r.id)
@@ -148,6 +150,11 @@ class Realms:
             }
             self._stamp = stamp
         return self._by_name
+
+    async def own_names(self) -> set[str]:
+        """The names of the shared host, as its certificate has them."""
+        row = await self._store.first(_OWN_NAMES)
+        return set(json.loads(row[0])) if row else set()
 
     async def all_hosts(self) -> frozenset[str]:
         """The host names of all realms."""

@@ -1,16 +1,15 @@
 """The device registry: registering devices, handing out their secrets, listing them and telling how they fare."""
 
 import datetime as dt
-import json
 from collections.abc import Sequence
 
 from sqlalchemy import bindparam, select
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
-from ca_core.model import Clock, DeviceState
+from ca_core.model import Clock
 from ca_core.names import parse_device_name, parse_san, username_of
 from ca_core.records.audit import AuditEvent
-from ca_core.records.query import Query, Values, insert_into
+from ca_core.records.query import Query, insert_into
 from ca_core.records.schema import certificate, device, device_secret
 from ca_core.records.store import Store
 from ca_core.records.times import rfc3339, to_ms
@@ -18,6 +17,7 @@ from ca_core.records.unit import Guard, Step, Unit, guarded_insert
 from ca_core.registration.admission.secret import new_secret
 from ca_core.registration.attempts import Asked, Attempts
 from ca_core.registration.certificates import Certificates
+from ca_core.registration.device import registered_row
 from ca_core.registration.device_facts import check_identity, check_profile, secret_expiry, secret_row
 from ca_core.registration.device_list import ONE, Choice, device_row, list_all, list_devices
 from ca_core.registration.history import history
@@ -88,25 +88,8 @@ class Devices(Lifecycle):
         until = secret_expiry(found, expires, now)
         text, selector, digest = new_secret()
         at = to_ms(now)
-        row: Values = {
-            "realm_id": found.id,
-            "name": name,
-            "profile": profile,
-            "state": DeviceState.EXPECTED.value,
-            "serial_number": serial_number,
-            "manufacturer": manufacturer,
-            "names": json.dumps(names),
-            "owner": owner,
-            "created_at": at,
-            "last_seen_at": None,
-            "not_after": None,
-            "expected_renewal_at": None,
-            "overdue_at": None,
-            "renewal_shares": None,
-            "import_id": None,
-            "replaced_by_id": None,
-            **found.facts,
-        }
+        row = registered_row(found.id, name, names, at, serial_number=serial_number, manufacturer=manufacturer)
+        row |= {"profile": profile, "owner": owner, **found.facts}
         event = AuditEvent(
             "device.added",
             actor,

@@ -16,9 +16,8 @@ from ca_core.authority.issuance import Issuance, SignedCertificate
 from ca_core.authority.issuer import Issuer, Issuers
 from ca_core.authority.plan import CertificatePlan
 from ca_core.authority.sealing import UnlockKey
-from ca_core.csr import ParsedCsr
 from ca_core.errors import InternalError, SealingFailed, Unavailable
-from ca_core.model import Call, Clock, Operation, RaKey, Requester
+from ca_core.model import Call, Clock, RaKey, Requester
 from ca_core.public_key import PublicKey
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Params, Query, Row, Value
@@ -26,8 +25,9 @@ from ca_core.records.schema import certificate
 from ca_core.records.schema import realm as realm_table
 from ca_core.records.store import Store
 from ca_core.records.unit import Unit
+from ca_core.registration.admission.webhook import Question, Verdict, WebhookDocument
 from ca_core.registration.attempts import Attempts
-from ca_core.registration.narrowing import Narrowing
+from ca_core.registration.pending import Pendings
 from ca_core.registration.ra import RaCertificates, RaIdentity
 from ca_core.registration.realm import Realm, Realms, Resolved
 from ca_core.registration.request import Registration
@@ -97,6 +97,8 @@ class Rehearsal:
             clock=clock,
             public_url=public_url,
             demo=demo,
+            webhook=_Unasked(),
+            pendings=_Unkept(reading),
         )
         self._ra_certificates = RaCertificates(reading, self.realms, self._issuers, pen, clock, public_url)
 
@@ -159,36 +161,24 @@ class _ReadOnly:
 
 
 class _Rehearsed(Registration):
-    """Registers nobody, keeps no request, and asks no webhook."""
+    """Registers nobody."""
 
     async def _register(self, realm: Realm, requester: Requester, call: Call, now: dt.datetime) -> Requester:  # noqa: ARG002  # as it is called
         return requester
 
-    async def _narrowed(
-        self,
-        narrowing: Narrowing,  # noqa: ARG002  # as it is called
-        plan: CertificatePlan,
-        realm: Realm,  # noqa: ARG002  # likewise
-        profile: str,  # noqa: ARG002  # likewise
-        requester: Requester,  # noqa: ARG002  # likewise
-        csr: ParsedCsr,  # noqa: ARG002  # likewise
-        operation: Operation,  # noqa: ARG002  # likewise
-        call: Call,  # noqa: ARG002  # likewise
-        now: dt.datetime,  # noqa: ARG002  # likewise
-    ) -> CertificatePlan:
-        return plan
 
-    async def _keep(
-        self,
-        resolved: Resolved,
-        requester: Requester,
-        csr: ParsedCsr,
-        profile: str,
-        operation: Operation,
-        call: Call,
-        now: dt.datetime,
-    ) -> None:
+class _Unkept(Pendings):
+    """Requests that nobody keeps."""
+
+    async def keep(self, *_: object) -> None:
         """It would wait."""
+
+
+class _Unasked:
+    """A webhook that leaves everything as it is."""
+
+    async def ask(self, document: WebhookDocument, question: Question) -> Verdict:  # noqa: ARG002  # as it is called
+        return Verdict(allow=True)
 
 
 class _Pen(Issuance):

@@ -10,7 +10,6 @@ import logging
 
 from ca_core.authority.issuance import Issuance
 from ca_core.authority.issuer import Issuers
-from ca_core.authority.plan import CertificatePlan
 from ca_core.csr import ParsedCsr
 from ca_core.errors import (
     ConditionFailed,
@@ -77,6 +76,7 @@ class Registration:
         meter: Meter = NO_METER,
         rates: Rates | None = None,
         webhook: Webhook | None = None,
+        pendings: Pendings | None = None,
         chance: Chance = CHANCE,
     ) -> None:
         self._chance = chance
@@ -87,7 +87,7 @@ class Registration:
         self._issuance = issuance
         self._recorder = Recorder(attempts, meter, self._rates, clock)
         self._watch = Watch(store, clock)
-        self._pendings = Pendings(store)
+        self._pendings = pendings or Pendings(store)
         self._pauses = Pauses()
         self._webhook = webhook
         self._public_url = public_url
@@ -239,7 +239,7 @@ class Registration:
         issuer = choose_issuer(profile, await self._issuers.of_realm(realm.id, realm.edition))
         plan = make_plan(profile.document, examined, csr, issuer.not_after, now, demo=self._demo, chance=self._chance)
         if requester.asks_webhook:
-            plan = await self._narrowed(narrowing, plan, realm, profile.name, requester, csr, operation, call, now)
+            plan = await narrowing.narrowed(plan, realm, profile.name, requester, csr, operation, call, now)
         await check_plan_names(self._store, plan, requester.device, self._realms)
         if requester.device.is_new:
             requester = await self._register(realm, requester, call, now)
@@ -285,35 +285,9 @@ class Registration:
     ) -> Pending:
         """Have a request wait for an operator: a new one, or one that waits already."""
         if waiting is None or waiting.state != "pending":
-            await self._keep(resolved, requester, csr, profile, operation, call, now)
+            await self._pendings.keep(resolved.realm, requester, csr, profile, operation.value, call, now)
         self._recorder.waits(resolved.realm, requester, csr, call)
         return self._pendings.wait(resolved.realm)
-
-    async def _narrowed(
-        self,
-        narrowing: Narrowing,
-        plan: CertificatePlan,
-        realm: Realm,
-        profile: str,
-        requester: Requester,
-        csr: ParsedCsr,
-        operation: Operation,
-        call: Call,
-        now: dt.datetime,
-    ) -> CertificatePlan:
-        return await narrowing.narrowed(plan, realm, profile, requester, csr, operation, call, now)
-
-    async def _keep(
-        self,
-        resolved: Resolved,
-        requester: Requester,
-        csr: ParsedCsr,
-        profile: str,
-        operation: Operation,
-        call: Call,
-        now: dt.datetime,
-    ) -> None:
-        await self._pendings.keep(resolved.realm, requester, csr, profile, operation.value, call, now)
 
     async def _register(self, realm: Realm, requester: Requester, call: Call, now: dt.datetime) -> Requester:
         return await register(self._store, realm, requester, call, to_ms(now))
