@@ -83,7 +83,7 @@ class Core:
         self._issuers = Issuers(store)
         self.rates = Rates(config.rates)
         self.gate = Gate(waiting=config.waiting)
-        self.realms = RealmAdministration(store, self.issuance, clock, config.public_url)
+        self.realms = RealmAdministration(store, self._issuers, self.issuance, clock, config.public_url)
         self.trust = Trust(self.realms)
         self.attempts = Attempts(store)
         self.registration = Registration(

@@ -207,7 +207,7 @@ class CrlRow(Row, frozen=True, kw_only=True):
 
 
 class IssuerRow(Row, frozen=True, kw_only=True):
-    """A CA certificate."""
+    """A CA certificate. `parent` is the issuer that signed it, None of a root."""
 
     id: str
     issuer: str
@@ -220,10 +220,14 @@ class IssuerRow(Row, frozen=True, kw_only=True):
     not_after: str
     fingerprint_sha256: str
     key: str
+    parent: str | None
 
 
 class RealmRow(Row, frozen=True, kw_only=True):
-    """A realm and the version of its document in force."""
+    """A realm and the version of its document in force.
+
+    `root` is the CA at the top of it, by its issuer name: another realm's where it stands under a shared root.
+    """
 
     id: str
     realm: str
@@ -232,6 +236,7 @@ class RealmRow(Row, frozen=True, kw_only=True):
     hosts: list[str]
     public_url: str | None
     profiles: list[str]
+    root: str
 
 
 class TrustRow(Row, frozen=True, kw_only=True):

@@ -1,4 +1,7 @@
-"""Making a realm's CA: a root, and under it an issuing CA per key family, all in one unit with the realm itself."""
+"""Making a realm's CA: a root, and under it an issuing CA per key family, all in one unit with the realm itself.
+
+A realm may stand under the root of another one, if its operator says so: then it has issuing CAs alone.
+"""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -29,9 +32,22 @@ _TITLES = {ROOT: "Root CA", "ec": "Issuing CA EC", "rsa": "Issuing CA RSA"}
 _INSERT_KEY = Query(insert_into(sealed_key))
 _parent = issuer.alias("parent").c
 _PARENT_ID = select(_parent.id).where(_parent.name == bindparam("parent_name")).scalar_subquery()
-_INSERT_ISSUER = Query(insert_into(issuer).values(realm_id=bindparam("guard_id"), parent_id=_PARENT_ID))
+_ROOT_ID = select(_parent.id).where(_parent.name == bindparam("shared_root_name")).scalar_subquery()
+_INSERT_ISSUER = Query(
+    insert_into(issuer).values(realm_id=bindparam("guard_id"), parent_id=_PARENT_ID, shared_root_id=_ROOT_ID)
+)
 _ISSUER_ID = select(issuer.c.id).where(issuer.c.name == bindparam("issuer_name")).scalar_subquery()
-_INSERT_CERTIFICATE = Query(insert_into(certificate).values(realm_id=bindparam("guard_id"), issuer_id=_ISSUER_ID))
+# A certificate is a row of the realm whose CA issued it.
+_ISSUER_REALM = select(issuer.c.realm_id).where(issuer.c.name == bindparam("issuer_name")).scalar_subquery()
+_INSERT_CERTIFICATE = Query(insert_into(certificate).values(realm_id=_ISSUER_REALM, issuer_id=_ISSUER_ID))
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRoot:
+    """The root of another realm, and the base of the URLs in what it signs."""
+
+    issuer: Issuer
+    public_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +70,16 @@ async def make_realm_ca(
     *,
     kinds: Mapping[str, str] = USUAL,
     token: str | None = None,
+    under: SharedRoot | None = None,
 ) -> Ceremony:
     """Make keys and certificates of a new realm, of the `chosen_kinds`; the keys in a HSM's `token`, if one is named.
 
-    Raises `Unavailable` without the unlock key, `HsmUnfit`.
+    With a root that it stands `under`, none of its own is made. Raises `Unavailable` without the unlock key,
+    `HsmUnfit`, `SealingFailed`.
     """
     keys: list[NewKey] = []
     try:
-        return await _make(issuance, realm, public_url, now, kinds, token, keys)
+        return await _make(issuance, realm, public_url, now, kinds, token, under, keys)
     except BaseException:
         await issuance.discard(keys)
         raise
@@ -74,12 +92,15 @@ async def _make(
     now: dt.datetime,
     kinds: Mapping[str, str],
     token: str | None,
+    under: SharedRoot | None,
     keys: list[NewKey],
 ) -> Ceremony:
     steps: list[Step] = []
     fingerprints: dict[str, str] = {}
-    root: Issuer | None = None
+    root = under.issuer if under is not None else None
     for family, kind in kinds.items():
+        if family == ROOT and under is not None:
+            continue
         name = issuer_name(realm, family, 1)
         key = await issuance.new_key(kind, InToken(token, name) if token is not None else None)
         keys.append(key)
@@ -87,11 +108,12 @@ async def _make(
         if root is None:
             signed = await issuance.self_sign(plan, key)
         else:
-            signed = await issuance.issue(plan, root, public_url)
+            signed = await issuance.issue(plan, root, under.public_url if under is not None else public_url)
         if family == ROOT:
             root = _issuer(name, signed)
             await issuance.adopt(root, key)
-        steps += _steps(name, family, key, signed, root.name if root and family != ROOT else None, now)
+        above = root.name if root and family != ROOT else None
+        steps += _steps(name, family, key, signed, above, now, shared=under is not None)
         fingerprints[name] = signed.certificate.fingerprint(_SHA256).hex()
     return Ceremony(tuple(steps), fingerprints, tuple(keys))
 
@@ -148,7 +170,14 @@ def _issuer(name: str, signed: SignedCertificate) -> Issuer:
 
 
 def _steps(
-    name: str, family: str, key: NewKey, signed: SignedCertificate, parent: str | None, now: dt.datetime
+    name: str,
+    family: str,
+    key: NewKey,
+    signed: SignedCertificate,
+    parent: str | None,
+    now: dt.datetime,
+    *,
+    shared: bool,
 ) -> list[Step]:
     at = to_ms(now)
     issuer_row: Values = {
@@ -156,7 +185,8 @@ def _steps(
         "family": family,
         "generation": 1,
         "state": "active",
-        "parent_name": parent,
+        "parent_name": None if shared else parent,
+        "shared_root_name": parent if shared else None,
         "key_name": name,
         "der": signed.der,
         "not_after": to_ms(signed.plan.not_after),

@@ -30,11 +30,7 @@ from ca_core.records.query import Query
 from ca_core.records.schema import issuer as issuer_table
 from ca_core.records.store import Store
 
-_PARENT = Query(
-    select(issuer_table.c.der).where(
-        issuer_table.c.id == bindparam("id"), issuer_table.c.realm_id == bindparam("realm_id")
-    )
-)
+_PARENT = Query(select(issuer_table.c.der).where(issuer_table.c.id == bindparam("id")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +155,7 @@ class Issuance:
     async def _check_fit(self, issuer: Issuer) -> None:
         parent: x509.Certificate | None = None
         if issuer.parent_id is not None:
-            row = await self._store.first(_PARENT, id=issuer.parent_id, realm_id=issuer.realm_id)
+            row = await self._store.first(_PARENT, id=issuer.parent_id)
             if row is None:
                 raise IssuerUnfit("issuer_chain", f"the CA above {issuer.name} is not in the store")
             parent = x509.load_der_x509_certificate(row[0])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 
 from ca_core.authority.kinds import ROOT
 from ca_core.errors import IssuerUnfit
@@ -27,16 +27,24 @@ _COLUMNS = (
     _c.der,
     _c.not_after,
     _c.revocations,
-    _c.parent_id,
+    func.coalesce(_c.parent_id, _c.shared_root_id),
 )
-_OF_REALM = Query(select(*_COLUMNS).where(_c.realm_id == bindparam("realm_id")).order_by(_c.id))
+_below = issuer_table.alias("below").c
+_SHARED_ROOTS = select(_below.shared_root_id).where(_below.realm_id == bindparam("realm_id"))
+# A shared root is older than what stands under it.
+_OF_REALM = Query(
+    select(*_COLUMNS).where((_c.realm_id == bindparam("realm_id")) | _c.id.in_(_SHARED_ROOTS)).order_by(_c.id)
+)
 _BY_NAME = Query(select(*_COLUMNS).where(_c.name == bindparam("name")))
 _ALL = Query(select(*_COLUMNS).order_by(_c.id))
 
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """One CA certificate. `family` is root, ec or rsa; `name` is unique over realms and generations."""
+    """One CA certificate. `family` is root, ec or rsa; `name` is unique over realms and generations.
+
+    `parent_id` is the root that signed it, which is another realm's where a realm stands under a shared root.
+    """
 
     id: int
     realm_id: int
@@ -60,7 +68,7 @@ class Issuer:
 def check_fit(name: str, certificate: x509.Certificate, parent: x509.Certificate | None) -> None:
     """Raise `IssuerUnfit` when no relying party would accept what is signed under the certificate of issuer `name`.
 
-    `parent` is the certificate above it in the realm, None for a root.
+    `parent` is the certificate above it, None for a root.
     """
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -102,7 +110,10 @@ class Issuers:
         self._kept: dict[int, tuple[tuple[int, int], tuple[Issuer, ...]]] = {}
 
     async def of_realm(self, realm_id: int, edition: tuple[int, int]) -> tuple[Issuer, ...]:
-        """The issuers of a realm, its root first, as of an edition: its version, and when that was made."""
+        """The issuers of a realm, its root first, as of an edition: its version, and when that was made.
+
+        The root is another realm's where a realm stands under a shared one.
+        """
         kept = self._kept.get(realm_id)
         if kept is None or kept[0] != edition:
             rows = await self._store.fetch(_OF_REALM, realm_id=realm_id)

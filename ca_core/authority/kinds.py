@@ -17,8 +17,15 @@ USUAL = {ROOT: "rsa-3072", "ec": "p-256", "rsa": "rsa-2048"}
 """Stock SCEP clients fail on anything but RSA, so the root above both families is RSA."""
 
 
-def chosen_kinds(given: Mapping[str, str]) -> dict[str, str]:
-    """The kind of each of a realm's CA keys, root first, when some were given by family. Raises `OperatorError`."""
+def chosen_kinds(given: Mapping[str, str], root: str | None = None) -> dict[str, str]:
+    """The kind of each of a realm's CA keys, root first, when some were given by family.
+
+    `root` is the kind of a root's key that is there already, above a realm under a shared root. Raises `OperatorError`.
+    """
+    if root is not None and ROOT in given:
+        raise OperatorError(
+            "key_kind_invalid", "the root is another realm's, and has its key", "give the kinds of ec and rsa alone"
+        )
     for family, kind in given.items():
         if family not in USUAL:
             raise OperatorError(
@@ -31,7 +38,7 @@ def chosen_kinds(given: Mapping[str, str]) -> dict[str, str]:
                 f"the CA {family} can't have a key of the kind '{ascii(kind[:40])[1:-1]}'",
                 f"use one of: {', '.join(allowed)}",
             )
-    return USUAL | dict(given)
+    return USUAL | dict(given) | ({ROOT: root} if root is not None else {})
 
 
 def carries_scep(kinds: Mapping[str, str]) -> bool:

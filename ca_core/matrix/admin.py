@@ -15,7 +15,7 @@ APART = "apart"
 """It was done to what the other realm has of that name, and to nothing else."""
 _TOUCHED, _DONE = "touched", "done"
 _ENROLL = Wire.SIMPLEENROLL
-_MEANINGFUL = (Relation.UNRELATED, Relation.EQUAL_NAMES)
+_MEANINGFUL = (Relation.UNRELATED, Relation.SAME_ROOT, Relation.EQUAL_NAMES)
 _REVOKE, _SUSPEND, _SECRET, _LIST, _APPROVE = ADMIN_OPERATIONS
 
 

@@ -21,14 +21,13 @@ class Kind(StrEnum):
 
 
 class Relation(StrEnum):
-    """What the two realms have in common, beside being two realms.
-
-    Realms under one CA root do not exist. Until they do, `SAME_ANCHOR` is as near as two realms come: both trust one
-    manufacturer. A shared CA root would be another value here, and another way to make the certificates of a pair.
-    """
+    """What the two realms have in common, beside being two realms."""
 
     UNRELATED = "unrelated"
+    SAME_ROOT = "same_root"
+    """Their CAs stand under one root. Its realms are made so for the run, on a ground of their own."""
     SAME_ANCHOR = "same_anchor"
+    """Both trust one manufacturer."""
     EQUAL_NAMES = "equal_names"
     """A device of the same name and serial number is registered in the other realm."""
     CROSS_SIGNED = "cross_signed"

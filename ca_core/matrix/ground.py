@@ -17,8 +17,9 @@ from ca_core.authority.issuer import Issuers
 from ca_core.authority.plan import CertificatePlan, validity
 from ca_core.core import Core
 from ca_core.errors import OperatorError
-from ca_core.matrix.cells import Report
+from ca_core.matrix.cells import Relation, Report
 from ca_core.matrix.manufacturer import Authority, Manufacturers, is_issued_by
+from ca_core.names import DEFAULT_REALM
 from ca_core.registration.admission.challenge import hash_challenge, new_challenge
 from ca_core.registration.document import RealmDocument
 from ca_core.registration.realm import Realm
@@ -31,22 +32,29 @@ _ANY_NUMBER = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is copied: the documents of all active realms, and what the certificates of their CAs are, by their DER."""
+    """What is copied: the documents of all active realms, and what the certificates of their CAs are, by their DER.
+
+    `roots` says whose root a realm stands under, for those that have none of their own.
+    """
 
     documents: tuple[RealmDocument, ...]
     authorities: dict[bytes, tuple[str, str]] = field(default_factory=dict)
     """(realm, family)"""
+    roots: dict[str, str] = field(default_factory=dict)
 
 
 async def read_policy(core: Core) -> Policy:
     """The policy of an installation, of which nothing else is read."""
     realms = [found for found in (await core.realms.current()).values() if found.state == "active"]
     authorities: dict[bytes, tuple[str, str]] = {}
+    owners: dict[str, str] = {}
     for row in await core.issuers.list():
+        owners[row.issuer] = row.realm
         der = await core.issuers.certificate(row.issuer)
         if der is not None:
             authorities[der] = row.realm, row.family
-    return Policy(tuple(found.document for found in realms), authorities)
+    roots = {row.realm: owners[row.root] for row in await core.realms.list() if owners[row.root] != row.realm}
+    return Policy(tuple(found.document for found in realms), authorities, roots)
 
 
 @dataclass(frozen=True)
@@ -79,23 +87,34 @@ class Place:
 
 
 class Ground:
-    """The realms, and the core that they are in."""
+    """The realms, and the core that they are in. `relations` are those that can be played on it."""
 
-    def __init__(self, core: Core, places: dict[str, Place]) -> None:
+    def __init__(self, core: Core, places: dict[str, Place], relations: tuple[Relation, ...]) -> None:
         self.core = core
         self.places = places
+        self.relations = relations
         self.now = core.config.clock()
         self._crossed: dict[tuple[bytes, str], x509.Certificate] = {}
 
     @classmethod
     async def make(
-        cls, core: Core, policy: Policy, report: Report, advance: Callable[[int], object] = lambda _: None
+        cls,
+        core: Core,
+        policy: Policy,
+        report: Report,
+        advance: Callable[[int], object] = lambda _: None,
+        *,
+        under_one_root: bool = False,
     ) -> "Ground":
-        """Make the realms of a policy in a core whose store may be thrown away; those that can't be are skipped."""
+        """Make the realms of a policy in a core whose store may be thrown away; those that can't be are skipped.
+
+        They have roots as those of the policy have, or all stand `under_one_root`, that of the default realm.
+        """
         now = core.config.clock()
         for document in policy.documents:
             if document.name not in await core.realms.current():
-                await core.realms.add(document.name, actor=ACTOR)
+                root_of = DEFAULT_REALM if under_one_root else policy.roots.get(document.name)
+                await core.realms.add(document.name, root_of=root_of, actor=ACTOR)
             advance(1)
         own = await _own_authorities(core)
         given = {der: own[key] for der, key in policy.authorities.items() if key in own}
@@ -115,7 +134,8 @@ class Ground:
                 challenge=None if challenge is None else challenges[challenge],
                 issuing=tuple(ca.certificate for (realm, _), ca in own.items() if realm == document.name),
             )
-        return cls(core, places)
+        others = tuple(relation for relation in Relation if relation is not Relation.SAME_ROOT)
+        return cls(core, places, (Relation.SAME_ROOT,) if under_one_root else others)
 
     async def crossed(self, certificate: x509.Certificate, away: Place) -> x509.Certificate:
         """A CA's certificate for the same name and key, signed by the root of another realm."""

@@ -20,7 +20,7 @@ __all__ = ["Play"]
 
 ITS_OWN = "its own"
 """The other realm's own certificate, for the same key and transaction."""
-_CHAINS_MATTER = (Relation.SAME_ANCHOR, Relation.CROSS_SIGNED)
+_CHAINS_MATTER = (Relation.SAME_ROOT, Relation.SAME_ANCHOR, Relation.CROSS_SIGNED)
 _BY_PROFILE = ("profile_", "csr_", "names_", "key_", "extension_", "certificate_not_for_clients")
 """How codes begin that say nothing of the credential: the realm's profiles want something else of such a device."""
 

@@ -85,6 +85,9 @@ issuer = Table(
     Column("generation", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("parent_id", Id),
+    # The root of another realm that signed it, where a realm stands under a shared root: the one reference out of a
+    # realm. Its own rows stay its own; the certificate row is the root's realm's, whose CA issued it.
+    Column("shared_root_id", Id),
     Column("key_name", Text, nullable=False),
     Column("der", LargeBinary, nullable=False),
     Column("not_after", BigInteger, nullable=False),
@@ -95,6 +98,7 @@ issuer = Table(
     UniqueConstraint("realm_id", "id"),
     ForeignKeyConstraint(["realm_id"], ["realm.id"]),
     ForeignKeyConstraint(["realm_id", "parent_id"], ["issuer.realm_id", "issuer.id"]),
+    ForeignKeyConstraint(["shared_root_id"], ["issuer.id"]),
     ForeignKeyConstraint(["key_name"], ["sealed_key.name"]),
 )
 

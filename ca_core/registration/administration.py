@@ -1,73 +1,59 @@
-"""What operators do with realms. Every change is a new version of the realm's document."""
+"""Making realms, and ending them."""
 
 import datetime as dt
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam
 
-from ca_core.authority.ceremony import make_realm_ca
-from ca_core.authority.issuance import Issuance
-from ca_core.authority.issuer import Issuers, newest_active
+from ca_core.authority.ceremony import SharedRoot, make_realm_ca
+from ca_core.authority.issuer import Issuer
 from ca_core.authority.kinds import carries_scep, chosen_kinds
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
-from ca_core.model import Clock
 from ca_core.names import DEFAULT_REALM, parse_host, parse_realm_name
+from ca_core.public_key import check_public_key, key_kind
 from ca_core.records.audit import AuditEvent
-from ca_core.records.query import Query, Values, insert_into
-from ca_core.records.schema import realm, realm_version
-from ca_core.records.store import Store
+from ca_core.records.query import Query, Values
+from ca_core.records.schema import realm
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
-from ca_core.registration.admission.challenge import MIN_CHALLENGE, hash_challenge, new_challenge
-from ca_core.registration.document import (
-    RealmDocument,
-    default_document,
-    parse_toml,
-    to_json,
-    to_toml,
-    validated,
-)
-from ca_core.registration.presets import PRESETS
+from ca_core.registration.document import default_document, validated
 from ca_core.registration.profile_document import ProfileDocument
-from ca_core.registration.realm import Realm, Realms
-from ca_core.rows import LintFinding, ProfileRow, RealmRow
+from ca_core.registration.realm import Realm
+from ca_core.registration.realm_versions import (
+    DOCUMENT,
+    UNCHANGED,
+    RealmVersions,
+    changed_meanwhile,
+    check_hosts,
+    check_lint,
+    digest,
+    ignore,
+    stamp,
+    version_row,
+)
+from ca_core.rows import RealmRow
 
 _r = realm.c
-_others = realm.alias("others").c
-# Hosts must differ over all realms, so no realm may have changed since they were compared.
-_UNCHANGED = select(func.coalesce(func.sum(_others.version), 0)).scalar_subquery() == bindparam("stamp")
-_ADD, _ADD_WHY = guarded_insert(realm, {"realms_unchanged": _UNCHANGED})
-_NEW_VERSION = Query(
+_ADD, _ADD_WHY = guarded_insert(realm, {"realms_unchanged": UNCHANGED})
+# A version like any other, so that every node takes it at once.
+_NEW_STATE = Query(
     realm.update()
-    .where(_r.id == bindparam("of_realm"), _r.version == bindparam("of_version"), _UNCHANGED)
-    .values(version=_r.version + 1)
+    .where(_r.id == bindparam("of_realm"), _r.version == bindparam("of_version"), UNCHANGED)
+    .values(version=_r.version + 1, state=bindparam("new_state"))
     .returning(_r.id)
 )
-_DOCUMENT = Query(insert_into(realm_version).values(realm_id=bindparam("guard_id")))
 
 
-class RealmAdministration(Realms):
-    """Finds realms, adds them, and puts new versions of their documents into force."""
+class RealmAdministration(RealmVersions):
+    """Adds realms and retires them, beside what `RealmVersions` does with those that are there."""
 
-    def __init__(self, store: Store, issuance: Issuance, clock: Clock, public_url: str) -> None:
-        super().__init__(store)
-        self._issuance = issuance
-        self._clock = clock
-        self._public_url = public_url
-
-    async def list(self) -> list[RealmRow]:
-        """All realms."""
-        return [_row(found) for found in (await self.current()).values()]
-
-    async def show(self, name: str) -> RealmRow:
-        """One realm. Raises `OperatorError`."""
-        return _row(await self.get(name))
-
-    async def export(self, name: str) -> str:
-        """The realm's document as TOML, for `apply`. Raises `OperatorError`."""
-        return to_toml((await self.get(name)).document)
+    async def kinds(self, given: Mapping[str, str], root_of: str | None = None) -> dict[str, str]:
+        """The kinds of a new realm's CA keys by family, root first; see `chosen_kinds`. Raises `OperatorError`."""
+        if root_of is None:
+            return chosen_kinds(given)
+        above = await self._root_of(await self.get(root_of))
+        return chosen_kinds(given, key_kind(check_public_key(above.certificate.public_key())))
 
     async def add(
         self,
@@ -78,218 +64,134 @@ class RealmAdministration(Realms):
         profiles: Mapping[str, ProfileDocument] | None = None,
         keys: Mapping[str, str] | None = None,
         token: str | None = None,
+        root_of: str | None = None,
         actor: str,
     ) -> RealmRow:
         """Make a realm with a root and issuing CAs of its own, and `profiles` beside the two that each begins with.
 
         `keys` are the kinds of CA keys by family, where they are not the usual ones; they are made in a HSM's `token`
-        if one is named. Without an RSA root, SCEP is off. Raises `OperatorError`, `HsmUnfit`, `Unavailable`.
+        if one is named. With `root_of`, the realm stands under the root of that realm, and has issuing CAs alone.
+        Without an RSA root, SCEP is off. Raises `OperatorError`, `HsmUnfit`, `SealingFailed`, `Unavailable`.
         """
         parse_realm_name(name)
         given = tuple(parse_host(host) for host in hosts)
         # The first realm takes whatever a stock client sends; the others begin without old algorithms.
         document = default_document(name, given, public_url, read_des=name == DEFAULT_REALM)
+        now = self._clock()
         if profiles:
             document = validated(msgspec.structs.replace(document, profiles={**document.profiles, **profiles}))
-            _lint(document, list(profiles), self._clock(), _ignore)
-        kinds = chosen_kinds(keys or {})
-        if not carries_scep(kinds):
-            document = msgspec.structs.replace(document, scep=msgspec.structs.replace(document.scep, enabled=False))
+            check_lint(document, list(profiles), now, ignore)
         current = await self.current()
         if name in current:
             raise OperatorError("realm_exists", f"there is a realm '{name}'", "'enrolld realm show' shows it")
-        _check_hosts(document, set(document.hosts), current, await self.own_names())
-        now = self._clock()
+        check_hosts(document, set(document.hosts), current, await self.own_names())
+        kinds = await self.kinds(keys or {}, root_of)
+        if not carries_scep(kinds):
+            document = msgspec.structs.replace(document, scep=msgspec.structs.replace(document.scep, enabled=False))
+        under = await self._shared_root(current[root_of], now) if root_of is not None else None
         if token is not None:  # all that it needs, before anything is made in it
-            await self._issuance.check_token(token, list(kinds.values()), decrypts=document.speaks_scep)
+            made = [kind for family, kind in kinds.items() if under is None or family != under.issuer.family]
+            await self._issuance.check_token(token, made, decrypts=document.speaks_scep)
         ceremony = await make_realm_ca(
-            self._issuance, name, public_url or self._public_url, now, kinds=kinds, token=token
+            self._issuance, name, public_url or self._public_url, now, kinds=kinds, token=token, under=under
         )
         at = to_ms(now)
-        row: Values = {"name": name, "state": "active", "version": 1, "created_at": at, "stamp": _stamp(current)}
-        steps = (Step(_DOCUMENT, _version_row(document, 1, at, actor)), *ceremony.steps)
+        row: Values = {"name": name, "state": "active", "version": 1, "created_at": at, "stamp": stamp(current)}
+        steps = (Step(DOCUMENT, version_row(document, 1, at, actor)), *ceremony.steps)
         event = AuditEvent(
             "realm.added",
             actor,
             realm=name,
             details={
                 "version": 1,
-                "digest": _digest(document),
+                "digest": digest(document),
                 "hosts": document.hosts,
                 "issuers": ceremony.fingerprints,
                 **({"token": token} if token is not None else {}),
+                **({"root": under.issuer.name} if under is not None else {}),
             },
         )
         try:
             await self._store.commit(Unit(Guard(_ADD, row, _ADD_WHY), at, steps, (event,)))
         except (ConditionFailed, ConstraintFailed) as exc:
             await self._issuance.discard(ceremony.keys)
-            raise _changed() from exc
+            raise changed_meanwhile() from exc
         return await self.show(name)
 
-    async def apply(self, text: str, *, actor: str, tell: Callable[[LintFinding], None] | None = None) -> RealmRow:
-        """Put a document (TOML) into force as the realm's next version. Raises `OperatorError` with every fault.
+    async def retire(self, name: str, *, actor: str) -> RealmRow:
+        """End a realm: nobody enrolls or renews there any more. Raises `OperatorError`.
 
-        One without news makes no version: each new one ends the retransmissions of the one before. What pkilint says
-        of profiles that are new or changed is told; its errors refuse the version, where the profile does not allow
-        them.
+        Its certificates stay valid until they end or are revoked, and its CRLs are published as before.
         """
-        document = parse_toml(text)
-        found = await self.get(document.name)
-        if document == found.document:
-            return await self.show(found.name)
-        before = found.document.profiles
-        changed = [name for name, profile in document.profiles.items() if profile != before.get(name)]
-        _lint(document, changed, self._clock(), tell or _ignore)
-        return await self.replace(found, document, "realm.applied", {}, actor)
-
-    async def challenge(self, name: str, text: str | None, *, actor: str) -> str:
-        """Give the realm a static challenge, and return it: `text`, or a new one of 130 random bits.
-
-        Only its hash is kept, so it is told once. The one before is worth nothing from then on. Raises `OperatorError`.
-        """
-        if text is None:
-            text = new_challenge()
-        if len(text) < MIN_CHALLENGE or not text.isascii() or not text.isprintable():
-            raise OperatorError(
-                "challenge_invalid",
-                f"a challenge has at least {MIN_CHALLENGE} printable ASCII characters",
-                "leave it out: enrolld makes one",
-            )
         found = await self.get(name)
-        admission = msgspec.structs.replace(found.document.admission, challenge=hash_challenge(text))
-        document = msgspec.structs.replace(found.document, admission=admission)
-        await self.replace(found, document, "realm.challenge_set", {}, actor)
-        return text
+        if found.name == DEFAULT_REALM:
+            raise OperatorError(
+                "realm_default",
+                f"realm {name} has this server's own certificate, and serves URLs without a label",
+                "refuse its devices instead: leave no way under its [admission]",
+            )
+        if found.state == "retired":
+            raise OperatorError("realm_retired", f"realm {name} is retired", "nothing is to be done")
+        root = await self._root_of(found)
+        under = [
+            other.name
+            for other in (await self.current()).values()
+            if other.id != found.id and other.state == "active" and (await self._root_of(other)).id == root.id
+        ]
+        if root.realm_id == found.id and under:
+            raise OperatorError(
+                "realm_shares_root",
+                f"under the root of realm {name} stand others that are active: {', '.join(under)}",
+                "retire those first",
+            )
+        return await self._set_state(found, "retired", "realm.retired", actor)
 
-    async def profiles(self, realm: str) -> Sequence[ProfileRow]:
-        """The profiles of a realm. Raises `OperatorError`."""
-        found = await self.get(realm)
-        return [_profile_row(name, profile, realm, None) for name, profile in found.document.profiles.items()]
-
-    async def profile(self, realm: str, name: str) -> ProfileDocument:
-        """A profile of a realm. Raises `OperatorError`."""
-        profiles = (await self.get(realm)).document.profiles
-        if name not in profiles:
-            shown, known = ascii(name[:40])[1:-1], ", ".join(profiles)
-            raise OperatorError("profile_unknown", f"realm {realm} has no profile '{shown}'", f"there are: {known}")
-        return profiles[name]
-
-    async def replace(
-        self, found: Realm, document: RealmDocument, action: str, details: dict[str, str], actor: str
-    ) -> RealmRow:
-        """Put a document into force as the next version, with an audit event `action`. Raises `OperatorError`."""
-        document = validated(document)
+    async def resume(self, name: str, *, actor: str) -> RealmRow:
+        """Let a retired realm serve again, as it did. Raises `OperatorError`."""
+        found = await self.get(name)
+        if found.state == "active":
+            raise OperatorError("realm_active", f"realm {name} is not retired", "nothing is to be done")
         current = await self.current()
-        # Only what is new: nothing that was in force before may keep an operator from another change.
-        added = set(document.hosts) - set(found.document.hosts)
-        _check_hosts(document, added, current, await self.own_names())
-        if document.speaks_scep and not found.document.speaks_scep:
-            await self._check_decrypts(found)
+        root = await self._root_of(found)
+        owner = next((other for other in current.values() if other.id == root.realm_id), found)
+        if owner.id != found.id and owner.state != "active":
+            raise OperatorError(
+                "realm_retired", f"realm {owner.name}, whose root it stands under, is retired", "resume that first"
+            )
+        check_hosts(found.document, set(found.document.hosts), current, await self.own_names())
+        return await self._set_state(found, "active", "realm.resumed", actor)
+
+    async def _set_state(self, found: Realm, state: str, action: str, actor: str) -> RealmRow:
+        current = await self.current()
         at = to_ms(self._clock())
-        guard = Guard(_NEW_VERSION, {"of_realm": found.id, "of_version": found.version, "stamp": _stamp(current)})
-        steps = (Step(_DOCUMENT, _version_row(document, found.version + 1, at, actor)),)
-        event = AuditEvent(
-            action,
-            actor,
-            realm=found.name,
-            details={**details, "version": found.version + 1, "digest": _digest(document)},
-        )
+        params: Values = {
+            "of_realm": found.id,
+            "of_version": found.version,
+            "new_state": state,
+            "stamp": stamp(current),
+        }
+        steps = (Step(DOCUMENT, version_row(found.document, found.version + 1, at, actor)),)
+        event = AuditEvent(action, actor, realm=found.name, details={"version": found.version + 1})
         try:
-            await self._store.commit(Unit(guard, at, steps, (event,)))
+            await self._store.commit(Unit(Guard(_NEW_STATE, params), at, steps, (event,)))
         except ConditionFailed as exc:
-            raise _changed() from exc
+            raise changed_meanwhile() from exc
         return await self.show(found.name)
 
-    async def _check_decrypts(self, found: Realm) -> None:
-        """See that an RA key, which is made where the rsa issuer's is, will open SCEP requests. Raises `HsmUnfit`."""
-        issuer = newest_active(await Issuers(self._store).of_realm(found.id, found.edition), "rsa")
-        token = await self._issuance.token_of(issuer) if issuer is not None else None
-        if token is not None:
-            await self._issuance.check_token(token, (), decrypts=True)
+    async def _root_of(self, found: Realm) -> Issuer:
+        root, *_ = await self._issuers.of_realm(found.id, found.edition)
+        return root
 
-
-def preset_rows() -> list[ProfileRow]:
-    """The profiles to begin with."""
-    return [_profile_row(each.name, each.document, None, each.about) for each in PRESETS.values()]
-
-
-def _profile_row(name: str, profile: ProfileDocument, realm: str | None, about: str | None) -> ProfileRow:
-    return ProfileRow(
-        id=name,
-        profile=name,
-        realm=realm,
-        about=about,
-        issuer=profile.issuer,
-        validity=profile.validity,
-        keys=list(profile.keys),
-        subject=[f"{attribute.name}={template.text}" for attribute, template in profile.rules.subject],
-        names=list(profile.names),
-        extended_key_usages=list(profile.extended_key_usages),
-    )
-
-
-def _ignore(finding: LintFinding) -> None:
-    """Nobody wants to know."""
-
-
-def _lint(
-    document: RealmDocument, profiles: Sequence[str], now: dt.datetime, tell: Callable[[LintFinding], None]
-) -> None:
-    if not profiles:
-        return
-    from ca_core.registration.lint import lint  # imported by whoever changes a profile, and nobody else
-
-    refused: list[str] = []
-    for finding in lint(document, list(profiles), now):
-        if finding.severity in ("fatal", "error") and not finding.allowed:
-            refused.append(f"profiles.{finding.profile}: {finding.finding}: {finding.message}".removesuffix(": "))
-        else:
-            tell(finding)
-    if refused:
-        raise OperatorError(
-            "profile_lint",
-            f"pkilint refuses what the realm would issue: {'; '.join(dict.fromkeys(refused))}",
-            "mend the profile, or name a finding that is meant in the profile's 'lint_allow'",
-        )
-
-
-def _check_hosts(document: RealmDocument, added: set[str], current: dict[str, Realm], own: set[str]) -> None:
-    for host in sorted(added):
-        if f"DNS:{host}" in own and document.name != DEFAULT_REALM:
+    async def _shared_root(self, owner: Realm, now: dt.datetime) -> SharedRoot:
+        """The root of a realm, for another to stand under. Raises `OperatorError`."""
+        root = await self._root_of(owner)
+        if owner.state != "active" or root.state != "active" or root.not_after <= now:
             raise OperatorError(
-                "host_taken", f"the host {host} is this server's own name, for all realms", "use another host name"
+                "root_unusable", f"the root of realm {owner.name} signs no more", "name a realm that is active"
             )
-    for other in current.values():
-        both = set(other.document.hosts) & added
-        if other.name != document.name and both:
-            host = min(both)
-            raise OperatorError("host_taken", f"the host {host} belongs to realm {other.name}", "use another host name")
-
-
-def _stamp(current: dict[str, Realm]) -> int:
-    return sum(found.version for found in current.values())
-
-
-def _changed() -> OperatorError:
-    return OperatorError("realm_changed", "a realm was changed at this moment by someone else", "run the command again")
-
-
-def _version_row(document: RealmDocument, version: int, at: int, actor: str) -> Values:
-    return {"version": version, "document": to_json(document), "created_at": at, "actor": actor}
-
-
-def _digest(document: RealmDocument) -> str:
-    return hashlib.sha256(to_json(document).encode()).hexdigest()
-
-
-def _row(found: Realm) -> RealmRow:
-    return RealmRow(
-        id=str(found.id),
-        realm=found.name,
-        state=found.state,
-        version=found.version,
-        hosts=list(found.document.hosts),
-        public_url=found.document.public_url,
-        profiles=list(found.document.profiles),
-    )
+        if root.realm_id != owner.id:
+            above = next(each for each in (await self.current()).values() if each.id == root.realm_id)
+            raise OperatorError(
+                "root_not_own", f"realm {owner.name} stands under the root of realm {above.name}", "name that realm"
+            )
+        return SharedRoot(root, owner.document.public_url or self._public_url)

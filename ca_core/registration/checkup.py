@@ -200,6 +200,8 @@ class Checkup:
             for host in found.document.hosts
             if f"DNS:{host}" in own and found.state == "active" and found.name != DEFAULT_REALM
         ]
+        # The shared host shows the default realm's certificate.
+        shown = await self._root_id(DEFAULT_REALM)
         return taken + [
             _finding(
                 "warning",
@@ -208,8 +210,13 @@ class Checkup:
                 f"give it one: 'hosts' in 'enrolld realm export {found.name}', then 'realm apply'",
             )
             for found in (await self._realms.current()).values()
-            if found.name != DEFAULT_REALM and found.state == "active" and not found.document.hosts
+            if found.state == "active" and not found.document.hosts and await self._root_id(found.name) != shown
         ]
+
+    async def _root_id(self, realm: str) -> int:
+        found = await self._realms.get(realm)
+        root, *_ = await self._issuers.of_realm(found.id, found.edition)
+        return root.id
 
 
 def _finding(severity: str, code: str, message: str, remedy: str) -> Finding:

@@ -116,9 +116,11 @@ class IssuerDesk:
         """The issuers of one realm or of all, roots first within a realm. Raises `OperatorError`."""
         names = {found.id: found.name for found in (await self._realms.current()).values()}
         chosen = (await self._realms.get(realm)).id if realm is not None else None
+        every = await self._issuers.all()
+        called = {found.id: found.name for found in every}
         return [
-            _issuer_row(found, names.get(found.realm_id, ""))
-            for found in await self._issuers.all()
+            _issuer_row(found, names.get(found.realm_id, ""), called.get(found.parent_id or 0))
+            for found in every
             if chosen is None or found.realm_id == chosen
         ]
 
@@ -133,7 +135,7 @@ class IssuerDesk:
         return found.der if found else None
 
 
-def _issuer_row(found: Issuer, realm: str) -> IssuerRow:
+def _issuer_row(found: Issuer, realm: str, parent: str | None) -> IssuerRow:
     held: x509.Certificate = found.certificate
     return IssuerRow(
         id=found.name,
@@ -147,4 +149,5 @@ def _issuer_row(found: Issuer, realm: str) -> IssuerRow:
         not_after=rfc3339(held.not_valid_after_utc),
         fingerprint_sha256=hashlib.sha256(found.der).hexdigest(),
         key=describe_key(check_public_key(held.public_key())),
+        parent=parent,
     )

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from ca_core.errors import OperatorError
 from ca_core.registration.profile_document import ProfileDocument
+from ca_core.rows import ProfileRow
 
-__all__ = ["PRESETS", "Preset", "preset"]
+__all__ = ["PRESETS", "Preset", "preset", "preset_rows", "profile_row"]
 
 _RSA = ("rsa",)
 _EC = ("p-256", "p-384", "p-521")
@@ -71,3 +72,24 @@ def preset(name: str) -> Preset:
         shown = ascii(name[:40])[1:-1]
         raise OperatorError("preset_unknown", f"there is no preset '{shown}'", f"there are: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def preset_rows() -> list[ProfileRow]:
+    """The profiles to begin with."""
+    return [profile_row(each.name, each.document, None, each.about) for each in PRESETS.values()]
+
+
+def profile_row(name: str, profile: ProfileDocument, realm: str | None, about: str | None) -> ProfileRow:
+    """A profile as operators see it; of a realm, or a preset with what it is for."""
+    return ProfileRow(
+        id=name,
+        profile=name,
+        realm=realm,
+        about=about,
+        issuer=profile.issuer,
+        validity=profile.validity,
+        keys=list(profile.keys),
+        subject=[f"{attribute.name}={template.text}" for attribute, template in profile.rules.subject],
+        names=list(profile.names),
+        extended_key_usages=list(profile.extended_key_usages),
+    )

@@ -13,7 +13,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
-from sqlalchemy import ColumnElement, and_, bindparam, exists, not_, select
+from sqlalchemy import ColumnElement, and_, bindparam, exists, func, not_, select
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from ca_core.authority.ceremony import key_step
@@ -64,7 +64,7 @@ def _in_use(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
 _KEPT = Query(
     select(_c.realm_id, _c.id, _c.der, _c.not_after, issuer.c.der, sealed_key.c.name, _parent.der)
     .join(issuer, (issuer.c.realm_id == _c.realm_id) & (issuer.c.id == _c.issuer_id))
-    .join(_parents, (_parent.realm_id == issuer.c.realm_id) & (_parent.id == issuer.c.parent_id))
+    .join(_parents, _parent.id == func.coalesce(issuer.c.parent_id, issuer.c.shared_root_id))
     .join(sealed_key, (sealed_key.c.spki_sha256 == _c.spki_sha256) & (sealed_key.c.purpose == "ra"))
     .where(_in_use(_c))
     .order_by(_c.id.desc())

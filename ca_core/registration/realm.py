@@ -145,9 +145,8 @@ class Realms:
                 else:
                     by_name[name] = Realm(row_id, name, state, version, made_at, from_json(document))
             self._by_name = by_name
-            self._by_host = {
-                host: realm for realm in by_name.values() if realm.state == "active" for host in realm.document.hosts
-            }
+            # A retired realm's too: its devices are told that there is nothing, and nobody else's are served there.
+            self._by_host = {host: realm for realm in by_name.values() for host in realm.document.hosts}
             self._stamp = stamp
         return self._by_name
 

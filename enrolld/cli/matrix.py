@@ -38,7 +38,7 @@ def prove(session: Session) -> int:
 
     policy = session.run(read_policy)
     size = Size()
-    steps = len(policy.documents) + size.steps(len(policy.documents))
+    steps = 2 * len(policy.documents) + size.steps(len(policy.documents))
     with _ended_by_signals(), _folder() as folder, _progress(steps) as advance:
         report = asyncio.run(_run(folder, policy, size, advance))
     if session.json:
@@ -62,23 +62,26 @@ async def _run(folder: Path, policy: "Policy", size: "Size", advance: Callable[[
     from ca_core.records.times import utc_now
 
     now = utc_now()
-    config = CoreConfig(
-        store_url=f"sqlite:///{folder}/matrix.db",
-        unlock_key=UnlockKey(secrets.token_hex(32).encode()),
-        public_url="http://matrix.invalid",
-        demo=False,
-        # It stands, so that nothing runs out, however long it takes.
-        clock=lambda: now,
-        webhook=AllowingWebhook(),
-    )
     report = Report()
-    core = await Core.create(config)
-    try:
-        ground = await Ground.make(core, policy, report, advance)
-        credentials = Credentials(ground, CoreDoor(core))
-        return await run(ground, credentials, report, size, advance)
-    finally:
-        core.close()
+    # The realms as they are here, and then all of them under one root.
+    for under_one_root in (False, True):
+        name = "shared" if under_one_root else "matrix"
+        config = CoreConfig(
+            store_url=f"sqlite:///{folder}/{name}.db",
+            unlock_key=UnlockKey(secrets.token_hex(32).encode()),
+            public_url="http://matrix.invalid",
+            demo=False,
+            # It stands, so that nothing runs out, however long it takes.
+            clock=lambda: now,
+            webhook=AllowingWebhook(),
+        )
+        core = await Core.create(config)
+        try:
+            ground = await Ground.make(core, policy, report, advance, under_one_root=under_one_root)
+            await run(ground, Credentials(ground, CoreDoor(core)), report, size, advance)
+        finally:
+            core.close()
+    return report
 
 
 def _tell(report: "Report") -> None:

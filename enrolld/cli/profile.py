@@ -74,7 +74,7 @@ def show(session: Session, name: str | None, realm: str, preset: str | None) -> 
 @pass_session
 def presets(session: Session, limit: int, after: str | None) -> None:
     """List the presets: profiles to begin with. It needs no store."""
-    from ca_core.registration.administration import preset_rows
+    from ca_core.registration.presets import preset_rows
 
     rows = [output.plain(row) for row in page(preset_rows(), limit, after)]
     if session.json:

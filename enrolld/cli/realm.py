@@ -19,6 +19,7 @@ COLUMNS: list[output.Column] = [
     ("state", "state"),
     ("version", "version"),
     ("hosts", "hosts"),
+    ("root", "root"),
     ("profiles", "profiles"),
     ("public URL", "public_url"),
 ]
@@ -47,6 +48,7 @@ def realm() -> None:
     metavar="CA=KIND",
     help="The kind of key of a CA (root, ec, rsa), such as ec=p-384 or root=ml-dsa-65; repeatable.",
 )
+@click.option("--root-of", metavar="REALM", help="Stand under the root of this realm, without a root of its own.")
 @click.option("--hsm", "token", metavar="TOKEN", help="Make its keys in the HSM's token with this label.")
 @pass_session
 def add(
@@ -56,28 +58,43 @@ def add(
     public_url: str | None,
     profiles: tuple[str, ...],
     kinds: tuple[str, ...],
+    root_of: str | None,
     token: str | None,
 ) -> None:
-    """Make a realm with its own root, issuing CAs and profiles; 'profile presets' lists the presets."""
-    from ca_core.authority.kinds import chosen_kinds, warnings_of
+    """Make a realm with its own root, issuing CAs and profiles; 'profile presets' lists the presets.
+
+    With --root-of it shares the root of another realm: whoever trusts that one trusts the certificates of both, and
+    only enrolld keeps their devices apart.
+    """
+    from ca_core.authority.kinds import warnings_of
     from ca_core.registration.presets import preset
     from enrolld.cli.profile import parse_presets
 
     more = {profile: preset(chosen).document for profile, chosen in parse_presets(profiles).items()}
     given = {family: kind for family, _, kind in (text.partition("=") for text in kinds)}
-    chosen = chosen_kinds(given)
 
-    async def body(core: "Core") -> object:
+    async def body(core: "Core") -> "tuple[RealmRow, dict[str, str]]":
+        chosen = await core.realms.kinds(given, root_of)
         row = await core.realms.add(
-            name, hosts=hosts, public_url=public_url, profiles=more, keys=given, token=token, actor=session.actor
+            name,
+            hosts=hosts,
+            public_url=public_url,
+            profiles=more,
+            keys=given,
+            token=token,
+            root_of=root_of,
+            actor=session.actor,
         )
         await core.ra_certificates.ensure()
         await _until_served(session, core, row.hosts)
-        return row
+        return row, chosen
 
-    _show(session, session.run(body, key=True))
+    row, chosen = session.run(body, key=True)
+    _show(session, row)
     for warning in warnings_of(chosen):
         output.words(warning)
+    if root_of is not None:
+        output.words(f"Whoever trusts the root {row.root} trusts the certificates of realm {root_of} and of this one.")
     session.next("Now its devices, each with a secret or a factory identity:", f"device add NAME --realm {name}")
 
 
@@ -111,6 +128,27 @@ def export(session: Session, name: str) -> None:
         output.emit_json({"realm": name, "document": text})
     else:
         output.raw(text)
+
+
+@realm.command()
+@click.argument("name")
+@pass_session
+def retire(session: Session, name: str) -> None:
+    """End a realm: nobody enrolls or renews there any more.
+
+    Its certificates stay valid until they end or are revoked, and its CRLs are published. 'realm resume' undoes it.
+    """
+    _show(session, session.run(lambda core: core.realms.retire(name, actor=session.actor)))
+    output.words("Its certificates stay valid; 'enrolld cert revoke' ends those that must not.")
+    session.next("To see them:", f"cert list --realm {name}")
+
+
+@realm.command()
+@click.argument("name")
+@pass_session
+def resume(session: Session, name: str) -> None:
+    """Let a retired realm serve again, as it did."""
+    _show(session, session.run(lambda core: core.realms.resume(name, actor=session.actor)))
 
 
 @realm.command()

@@ -19,11 +19,44 @@ def shared_template(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def installation(request: pytest.FixtureRequest, template: Installation, tmp_path: Path) -> Iterator[Installation]:
+def engine(request: pytest.FixtureRequest) -> str:
+    """What the test's stores are kept in."""
     if request.param == "postgresql":
         needs("postgresql")
+    return str(request.param)
+
+
+@pytest.fixture
+def installation(
+    request: pytest.FixtureRequest, engine: str, template: Installation, tmp_path: Path
+) -> Iterator[Installation]:
+    if engine == "postgresql":
         template = request.getfixturevalue("shared_template")
     made = template.copy_to(tmp_path / "data")
+    yield made
+    made.drop()
+
+
+@pytest.fixture(scope="session")
+def siblings_templates() -> dict[str, Installation]:
+    """Those made so far, by engine."""
+    return {}
+
+
+@pytest.fixture
+def siblings(
+    request: pytest.FixtureRequest,
+    engine: str,
+    siblings_templates: dict[str, Installation],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Installation]:
+    """An installation whose realm `other` stands under the root of `default`."""
+    if engine not in siblings_templates:
+        shared = request.getfixturevalue("postgres") if engine == "postgresql" else None
+        folder = tmp_path_factory.mktemp("siblings") / "template"
+        siblings_templates[engine] = make_installation(folder, shared, root_of="default")
+    made = siblings_templates[engine].copy_to(tmp_path / "siblings")
     yield made
     made.drop()
 

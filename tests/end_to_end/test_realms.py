@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from certs.demo_pki import DemoPki
-from tests.end_to_end import clients, wire
-from tests.helpers.daemon import Daemon, eventually, running_daemon
+from tests.end_to_end import clients, scep_wire, wire
+from tests.helpers.daemon import CommandRefused, Daemon, eventually, running_daemon
 
 # Every libc resolves this to 127.0.0.1 (inet_aton's hexadecimal form), and TLS takes it for a name: a host for a client
 # that can't be told an address. Nothing on this machine has to be changed for it.
@@ -223,3 +223,96 @@ def test_a_realms_own_host_serves_its_own_label_only(realms: Realms, label: str)
 def test_the_shared_host_serves_every_label(realms: Realms, label: str) -> None:
     path = f"/.well-known/est/{label}/cacerts"
     assert realms.ask(get(path, "default"), host="default", trusting="default").status == 200
+
+
+# --- under one root, said explicitly ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sibling(realms: Realms) -> str:
+    """A realm under the root of alpha, which its clients hold, made while the daemon runs."""
+    HOSTS["sibling"] = "sibling.example"
+    made = realms.daemon.ask("realm", "add", "sibling", "--root-of", "alpha", "--host", HOSTS["sibling"])
+    assert made["root"] == "alpha-root-1"
+    realms.roots["sibling"] = realms.roots["alpha"]
+    eventually(functools.partial(served, realms, "sibling"), what="the running daemon serves it")
+    return "sibling"
+
+
+@pytest.mark.foreign
+def test_a_client_that_holds_the_shared_root_enrolls_in_either_realm(
+    realms: Realms, sibling: str, new_name: Callable[[], str], tmp_path: Path
+) -> None:
+    clients.needs("openssl")
+    _, chain = realms.daemon.write_anchors(sibling, tmp_path)
+    root, *issuing = x509.load_pem_x509_certificates(chain.read_bytes())
+    assert root == x509.load_pem_x509_certificate(realms.roots["alpha"].read_bytes())
+    assert [each.issuer for each in issuing] == [root.subject, root.subject]
+    name = new_name()
+    credential = realms.enrolled(sibling, name)
+    said = clients.run(
+        "openssl",
+        "verify",
+        "-CAfile",
+        str(realms.roots["alpha"]),
+        "-untrusted",
+        str(chain),
+        str(credential.certificate),
+        cwd=tmp_path,
+    )
+    assert said.stdout.endswith(b": OK\n")
+    again = realms.enroll(sibling, name, showing=credential, operation="simplereenroll")
+    assert again.status == 200
+
+
+def test_case_37_a_certificate_under_the_same_root_is_worth_nothing_in_the_other_realm(
+    realms: Realms, sibling: str, new_name: Callable[[], str]
+) -> None:
+    name = new_name()
+    held = {realm: realms.enrolled(realm, name) for realm in ("alpha", sibling)}
+    for realm, other in (("alpha", sibling), (sibling, "alpha")):
+        for operation in ("simpleenroll", "simplereenroll"):
+            answer = realms.enroll(other, name, showing=held[realm], operation=operation)
+            assert realms.code(answer) == (401, "certificate_unknown")
+        assert realms.enroll(realm, name, showing=held[realm], operation="simplereenroll").status == 200, "the twin"
+
+
+def test_scep_under_a_shared_root_ends_in_it(realms: Realms, sibling: str, new_name: Callable[[], str]) -> None:
+    port, path, name = realms.daemon.http_port, f"/scep/{sibling}", new_name()
+    ra = scep_wire.ra_of(port, path)
+    key = rsa.generate_private_key(65537, 2048)
+    secret = realms.add_device(sibling, name)
+    reply = scep_wire.post(port, scep_wire.enroll_message(ra, key, name, secret), path)
+    issued = scep_wire.issued_in(reply, key)
+    chain = realms.daemon.command("ca", "list", "--realm", sibling)
+    assert issued.issuer.rfc4514_string() in {row["subject"] for row in chain}
+    foreign = scep_wire.post(
+        port,
+        scep_wire.enroll_message(
+            scep_wire.ra_of(port, "/scep/alpha"), key, name, None, signer=(key, issued.public_bytes(Encoding.DER))
+        ),
+        "/scep/alpha",
+    )
+    assert realms.daemon.explain(scep_wire.told_in(foreign))["code"] == "certificate_unknown"
+
+
+def test_a_retired_realm_serves_nobody_until_it_resumes(
+    realms: Realms, sibling: str, new_name: Callable[[], str]
+) -> None:
+    name = new_name()
+    credential = realms.enrolled(sibling, name)
+    with pytest.raises(CommandRefused) as refused:
+        realms.daemon.ask("realm", "retire", "alpha")
+    assert refused.value.code == "realm_shares_root"
+    assert realms.daemon.ask("realm", "retire", sibling)["state"] == "retired"
+    for operation in ("simpleenroll", "simplereenroll"):
+        assert realms.enroll(sibling, name, showing=credential, operation=operation).status == 404
+    for label in (sibling, "alpha", "default"):
+        path = f"/.well-known/est/{label}/cacerts"
+        assert realms.ask(get(path, sibling), host=sibling, trusting=sibling).status == 404
+    crl = wire.exchange_plainly(
+        realms.daemon.http_port, f"GET /pki/{sibling}-ec-1/0.crl HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    )
+    assert crl.status == 200
+    assert realms.daemon.ask("realm", "resume", sibling)["state"] == "active"
+    assert realms.enroll(sibling, name, showing=credential, operation="simplereenroll").status == 200

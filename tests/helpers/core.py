@@ -158,8 +158,11 @@ class Installation:
         return [json.loads(row[0]) for row in rows]
 
 
-def make_installation(directory: Path, postgres: Postgres | None = None) -> Installation:
-    """A new installation at `START`, on SQLite or on a new database of `postgres`."""
+def make_installation(directory: Path, postgres: Postgres | None = None, *, root_of: str | None = None) -> Installation:
+    """A new installation at `START`, on SQLite or on a new database of `postgres`.
+
+    `other` has a root of its own, or stands under the one of the realm `root_of`.
+    """
     made = Installation(directory, SetClock(), postgres, f"made_{next(_numbers)}")
     if postgres is not None:
         postgres.create(made.database)
@@ -168,7 +171,7 @@ def make_installation(directory: Path, postgres: Postgres | None = None) -> Inst
     async def create() -> None:
         core = await Core.create(made.config())
         try:
-            await core.realms.add("other", hosts=[OTHER_HOST], public_url=OTHER_URL, actor=ME)
+            await core.realms.add("other", hosts=[OTHER_HOST], public_url=OTHER_URL, root_of=root_of, actor=ME)
             await core.ra_certificates.ensure()
             await core.crls.publish(only_due=True)
         finally:

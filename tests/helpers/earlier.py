@@ -11,6 +11,7 @@ __all__ = ["take_back"]
 
 _REVISIONS = Path(migrating.__file__).with_name("migrations") / "versions"
 _TRIGGERS = ("device", "certificate", "device_secret")
+_TO_0007 = "ALTER TABLE issuer DROP COLUMN shared_root_id;"
 _TO_0006 = """
 DROP TABLE request;
 DROP TABLE admitted;
@@ -69,7 +70,15 @@ def _to_0004() -> str:
     return drop + keep + "".join(f"{made};" for counted in tally["_ALL"] for made in tally["_triggers"](counted))
 
 
-_BACK = {"0006": _TO_0006, "0005": _TO_0005, "0004": _to_0004(), "0003": _TO_0003, "0002": _TO_0002, "0001": _TO_0001}
+_BACK = {
+    "0007": _TO_0007,
+    "0006": _TO_0006,
+    "0005": _TO_0005,
+    "0004": _to_0004(),
+    "0003": _TO_0003,
+    "0002": _TO_0002,
+    "0001": _TO_0001,
+}
 
 
 def take_back(database: Path, revision: str) -> None:

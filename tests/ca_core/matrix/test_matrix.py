@@ -51,14 +51,23 @@ async def opened(installation: Installation) -> AsyncIterator[Core]:
     core.close()
 
 
-async def play(core: Core, what: Policy, **size: Any) -> Report:
-    report = Report()
-    ground = await Ground.make(core, what, report)
-    return await run(ground, Credentials(ground, CoreDoor(core)), report, Size(**size))
+@pytest.fixture
+async def under_one_root(siblings: Installation) -> AsyncIterator[Core]:
+    """The same, and both realms stand under one root."""
+    core = Core.open(dataclasses.replace(siblings.config(), webhook=AllowingWebhook()))
+    yield core
+    core.close()
+
+
+async def play(core: Core, what: Policy, report: Report | None = None, **size: Any) -> Report:
+    realms = await core.realms.list()
+    found = report if report is not None else Report()
+    ground = await Ground.make(core, what, found, under_one_root=len({row.root for row in realms}) == 1)
+    return await run(ground, Credentials(ground, CoreDoor(core)), found, Size(**size))
 
 
 async def test_case_37_a_credential_of_one_realm_is_refused_by_the_other_in_every_cell(
-    opened: Core, installation: Installation
+    opened: Core, under_one_root: Core, installation: Installation
 ) -> None:
     cells = 0
     covered: set[tuple[str, str, str]] = set()
@@ -67,6 +76,7 @@ async def test_case_37_a_credential_of_one_realm_is_refused_by_the_other_in_ever
     for home in policies:
         for away in (home, EVERYTHING):
             report = await play(opened, policy(home, away), thorough=True)
+            await play(under_one_root, policy(home, away), report, thorough=True)
             assert report.failures == [], home
             assert report.skipped == [], home
             cells += len(report.cells)
@@ -76,7 +86,7 @@ async def test_case_37_a_credential_of_one_realm_is_refused_by_the_other_in_ever
         (Kind.ADMIN, relation, operation) for relation in Relation for operation in ADMIN_OPERATIONS
     }
     assert covered == wanted
-    assert cells >= (5700 if installation.postgres is None else 1200)
+    assert cells >= (6800 if installation.postgres is None else 1450)
 
 
 # What the other realm answers where it takes the very same, written down by hand.
@@ -89,6 +99,7 @@ _REASONS: dict[Kind, dict[Relation, str]] = {
     Kind.OWN_CERTIFICATE: dict.fromkeys(Relation, "certificate_unknown"),
     Kind.IDEVID: {
         Relation.UNRELATED: "certificate_unknown",
+        Relation.SAME_ROOT: "certificate_unknown",
         Relation.SAME_ANCHOR: "device_unknown",
         Relation.EQUAL_NAMES: "chain_invalid",
         Relation.CROSS_SIGNED: "device_unknown",
@@ -98,8 +109,11 @@ _REASONS: dict[Kind, dict[Relation, str]] = {
 
 
 @pytest.mark.parametrize("relation", Relation)
-async def test_case_37_each_cell_is_refused_for_its_own_reason(opened: Core, relation: Relation) -> None:
-    report = await play(opened, policy(EVERYTHING), thorough=True, relations=(relation,))
+async def test_case_37_each_cell_is_refused_for_its_own_reason(
+    opened: Core, under_one_root: Core, relation: Relation
+) -> None:
+    core = under_one_root if relation is Relation.SAME_ROOT else opened
+    report = await play(core, policy(EVERYTHING), thorough=True, relations=(relation,))
     assert report.failures == []
     looked_at = 0
     for cell in report.cells:
@@ -361,6 +375,7 @@ def secrets_voided_by_name_alone(patch: pytest.MonkeyPatch) -> None:
     ("plant", "ways", "relation", "kind", "operation"),
     [
         (certificates_of_any_realm, "secret", Relation.UNRELATED, "own_certificate", "simplereenroll"),
+        (certificates_of_any_realm, "secret", Relation.SAME_ROOT, "own_certificate", "simplereenroll"),
         (certificates_of_any_realm, "secret", Relation.CROSS_SIGNED, "own_certificate", "RenewalReq"),
         (secrets_of_any_realm, "secret", Relation.EQUAL_NAMES, "secret", "PKCSReq"),
         (secrets_of_any_realm, "secret + webhook", Relation.UNRELATED, "webhook", "simpleenroll"),
@@ -371,6 +386,7 @@ def secrets_voided_by_name_alone(patch: pytest.MonkeyPatch) -> None:
         (requests_of_any_realm, "secret + approval", Relation.UNRELATED, "approval", "CertPoll"),
         (approvals_of_any_realm, "approval", Relation.UNRELATED, "approval", "simpleenroll"),
         (serials_of_any_realm, "secret", Relation.UNRELATED, "admin", "cert revoke"),
+        (serials_of_any_realm, "secret", Relation.SAME_ROOT, "admin", "cert revoke"),
         (lists_of_any_realm, "secret", Relation.UNRELATED, "admin", "list"),
         (suspended_by_name_alone, "secret", Relation.EQUAL_NAMES, "admin", "device suspend"),
         (secrets_voided_by_name_alone, "secret", Relation.EQUAL_NAMES, "admin", "device secret"),
@@ -379,6 +395,7 @@ def secrets_voided_by_name_alone(patch: pytest.MonkeyPatch) -> None:
 )
 async def test_case_37_a_check_that_is_missing_is_found_in_its_cell(
     opened: Core,
+    under_one_root: Core,
     monkeypatch: pytest.MonkeyPatch,
     plant: Callable[[pytest.MonkeyPatch], None],
     ways: str,
@@ -386,10 +403,11 @@ async def test_case_37_a_check_that_is_missing_is_found_in_its_cell(
     kind: str,
     operation: str,
 ) -> None:
-    size = {"relations": (relation,), "thorough": True}
-    assert (await play(opened, policy((ways,)), **size)).failures == [], "the twin"
+    size: dict[str, Any] = {"relations": (relation,), "thorough": True}
+    core = under_one_root if relation is Relation.SAME_ROOT else opened
+    assert (await play(core, policy((ways,)), **size)).failures == [], "the twin"
     plant(monkeypatch)
-    report = await play(opened, policy((ways,)), **size)
+    report = await play(core, policy((ways,)), **size)
     assert (relation.value, kind, operation) in {(f.relation, f.credential, f.operation) for f in report.failures}
     assert all(found.got not in found.expected.split(" or ") for found in report.failures)
 

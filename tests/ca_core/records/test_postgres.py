@@ -209,7 +209,7 @@ async def test_a_commit_whose_answer_is_lost_is_looked_up_and_happens_once(
         assert await store.fetch(_WRITERS) in ([(1,)], [(2,)])
 
 
-@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_a_secret_whose_commit_got_no_answer_serves_one_certificate(
     postgres: Postgres, cable: Cable, installation: Installation
 ) -> None:
@@ -552,7 +552,7 @@ async def test_a_node_that_joins_needs_the_database_and_the_unlock_key_alone(ins
         other.close()
 
 
-@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 @pytest.mark.parametrize(
     ("ahead", "refused"),
     [(86_400.0 * 1000, "certificate_expired"), (-86_400.0, "certificate_not_yet_valid")],
@@ -577,7 +577,7 @@ async def test_case_61_what_a_wrong_clock_would_refuse_is_to_be_asked_again_inst
 # --- another database in the place of the one that was there ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_a_database_made_anew_under_a_running_node_is_not_issued_for_with_the_old_ca(
     postgres: Postgres, installation: Installation
 ) -> None:
@@ -599,7 +599,7 @@ async def test_a_database_made_anew_under_a_running_node_is_not_issued_for_with_
         old.close()
 
 
-@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_a_version_that_a_failover_lost_is_not_taken_for_the_one_made_in_its_place(
     postgres: Postgres, installation: Installation
 ) -> None:
@@ -727,7 +727,7 @@ async def test_a_database_that_does_not_commit_is_a_shortage_until_it_does(
         assert store.shortage() is None
 
 
-@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_case_61_what_was_decided_by_a_wrong_clock_is_not_written_when_it_was_set_right_since(
     installation: Installation,
 ) -> None:
@@ -783,7 +783,7 @@ async def test_an_upgrade_that_would_hold_up_every_node_gives_way(
 # --- what two nodes may not do at once -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_one_key_of_two_devices_at_two_nodes_at_once_gets_one_certificate(installation: Installation) -> None:
     """The key, not only the device, is what such units touch: each is held between its guard and its commit."""
     hooks = [Held("guard"), Held("guard")]
@@ -840,7 +840,7 @@ async def test_each_connection_that_writes_counts_for_itself(postgres: Postgres,
         assert (0,) not in shards
 
 
-@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_a_server_that_lost_its_last_commits_is_noticed_and_the_trail_stays_whole(
     postgres: Postgres, installation: Installation, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -112,7 +112,7 @@ async def test_a_batch_that_is_rolled_back_takes_its_counts_along(core: Core, in
     assert_exact(installation)
 
 
-@pytest.mark.parametrize("installation", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("revision", EARLIER)
 async def test_an_upgraded_store_counts_what_it_had(installation: Installation, revision: str) -> None:
     core = installation.open()
@@ -133,9 +133,9 @@ async def test_an_upgraded_store_counts_what_it_had(installation: Installation, 
 
 
 @pytest.mark.parametrize(
-    ("installation", "revision"),
+    ("engine", "revision"),
     [("postgresql", ""), ("sqlite", ""), *(("sqlite", revision) for revision in EARLIER)],
-    indirect=["installation"],
+    indirect=["engine"],
 )
 def test_every_trigger_is_there_however_the_store_came_to_its_revision(
     installation: Installation, revision: str

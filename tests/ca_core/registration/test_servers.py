@@ -140,7 +140,7 @@ async def test_it_is_renewed_when_less_than_thirty_days_are_left(
     assert after.private_key is before.private_key or made
 
 
-@pytest.mark.parametrize("installation", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 async def test_it_is_made_anew_for_other_names(core: Core, installation: Installation) -> None:
     assert await _made(core, installation, NAMES) == 2
     assert await _made(core, installation, NAMES) == 0
@@ -172,7 +172,7 @@ async def test_two_nodes_at_once_make_one_certificate_per_host(
         assert shown[0].fingerprint == shown[1].fingerprint
 
 
-@pytest.mark.parametrize("installation", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 async def test_refresh_takes_what_another_node_made_and_says_so(core: Core, second: Core) -> None:
     await core.server_certificates.ensure(NAMES)
     assert await second.server_certificates.refresh()
@@ -374,7 +374,7 @@ async def test_a_name_that_the_server_took_later_does_not_lock_the_realm_that_ha
 # --- several nodes ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_nodes_with_other_names_add_theirs_and_take_none(installation: Installation) -> None:
     """One forgotten line on one node must not take the server's name from all of them."""
     one, other = installation.open(), installation.open()
@@ -394,7 +394,7 @@ async def test_nodes_with_other_names_add_theirs_and_take_none(installation: Ins
         other.close()
 
 
-@pytest.mark.parametrize("installation", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 async def test_a_single_node_has_the_names_that_it_is_given_and_no_others(core: Core) -> None:
     await core.server_certificates.ensure(["pki.example.com"])
     assert core.server_certificates.covers(["another.example.com"])
