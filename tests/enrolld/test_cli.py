@@ -38,6 +38,7 @@ def test_every_command_of_the_first_release_is_there() -> None:
     assert {" ".join(path) for path in LEAVES} == {
         "serve", "init", "check", "status", "upgrade", "explain",
         "realm add", "realm list", "realm show", "realm export", "realm apply", "realm edit", "realm challenge",
+        "realm retire", "realm resume",
         "request list", "request show", "request approve", "request reject",
         "profile list", "profile show", "profile presets",
         "trust add", "trust list", "trust remove",
