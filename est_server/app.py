@@ -85,7 +85,13 @@ class _Endpoint:
             if refusal.device is not None:
                 told["enrolld.device"] = refusal.device[1]
             answered = self.core.registration.refused(refusal, call, resolved)
-            answer = refusal_answer(answered, request_id, realm=resolved.realm.name if resolved else None, allow=allow)
+            answer = refusal_answer(
+                answered,
+                request_id,
+                realm=resolved.realm.name if resolved else None,
+                takes_passwords=resolved is None or resolved.realm.asks_for_password,
+                allow=allow,
+            )
         except Overloaded as error:  # nothing is recorded: there is too much to do already
             answer = failure(error, request_id)
         except Exception as error:

@@ -57,10 +57,18 @@ class Answer:
     outcome: str = ""
 
 
-def refusal_answer(refusal: Refusal, request_id: str, *, realm: str | None = None, allow: str = "") -> Answer:
-    """What the requester is told: the refusal's sentence. `realm` is the one it was addressed to, if that is known."""
+def refusal_answer(
+    refusal: Refusal, request_id: str, *, realm: str | None = None, takes_passwords: bool = True, allow: str = ""
+) -> Answer:
+    """What the requester is told: the refusal's sentence.
+
+    `realm` is the one it was addressed to, if that is known, and `takes_passwords` whether it takes any: one that takes
+    none asks for none.
+    """
     status = HTTP_STATUS.get(refusal.code) or HTTP_STATUS[type(refusal)]
     headers: dict[str, str] = {}
+    if status == 401 and not takes_passwords:
+        status = 403
     if status == 401:
         # "Servers that wish to use Basic and Digest authentication reject the HTTP request using the HTTP-defined
         # WWW-Authenticate response-header" -- RFC 7030 3.2.3

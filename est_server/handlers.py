@@ -180,7 +180,8 @@ async def _enroll(exchange: Exchange, operation: Operation) -> Answer:
 def _outcome_answer(outcome: Issued | Pending | Refused, exchange: Exchange) -> Answer:
     request_id = exchange.call.request_id
     if isinstance(outcome, Refused):
-        return refusal_answer(outcome.refusal, request_id, realm=exchange.resolved.realm.name)
+        realm = exchange.resolved.realm
+        return refusal_answer(outcome.refusal, request_id, realm=realm.name, takes_passwords=realm.asks_for_password)
     if isinstance(outcome, Pending):
         # "The server MUST include a Retry-After header as defined for HTTP 503 responses." -- RFC 7030 4.2.3
         retry = {"Retry-After": str(outcome.retry_after)}

@@ -35,6 +35,7 @@ from ca_core.rows import LintFinding
 __all__ = ["can_lint", "lint", "lint_certificate", "sample_certificates"]
 
 _URL = "http://pki.example.com"
+_BARE = "DNS:{device.name}"
 _Hashing = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 _Key = (
     _Hashing | ed25519.Ed25519PrivateKey | mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
@@ -136,11 +137,14 @@ def _allowing(profile: ProfileDocument, kind: str) -> ProfileDocument:
 
 def _sample_device(document: RealmDocument, profile: str) -> DeviceRecord:
     anchors = [anchor.name for anchor in document.trust if anchor.for_ == "idevid"]
+    # Where a device's name alone is a DNS name, devices are called by those.
+    is_host = _BARE in document.profiles[profile].names
+    name = "sample-1.example.com" if is_host else "sample-1"
     return DeviceRecord(
         id=0,
         realm_id=0,
-        name="sample-1",
-        username="sample-1",
+        name=name,
+        username=name,
         profile=profile,
         state=DeviceState.EXPECTED,
         serial_number="SN-0001",

@@ -66,6 +66,13 @@ def test_detail_is_for_the_operator_alone() -> None:
     assert answer.headers["WWW-Authenticate"] == 'Basic realm="enrolld"'
 
 
+def test_a_realm_that_takes_no_passwords_asks_for_none() -> None:
+    refusal = NotAuthenticated("certificate_unknown", "Told.")
+    answer = refusal_answer(refusal, "id", realm="pumps", takes_passwords=False)
+    assert (answer.status, answer.headers, answer.code) == (403, {}, "certificate_unknown")
+    assert refusal_answer(refusal, "id", realm="pumps").status == 401, "the twin"
+
+
 def test_sentence_is_ascii_whatever_it_quotes() -> None:
     assert (
         refusal_answer(NotAuthorized("subject_mismatch", "No 'gerät'."), "id").body == b"No 'ger\\xe4t'. (request id)\n"
