@@ -223,7 +223,7 @@ CODES: dict[str, str] = {
     "names_not_allowed": "The CSR asks for a name or attribute that the profile does not give; with others = 'drop' "
     "the profile leaves such out instead.",
     "profile_value_missing": "The profile names a value that the device's record or factory identity lacks: give it to "
-    "the device, or put '?' behind its name in the profile, which then leaves the field out.",
+    "the device ('enrolld device set'), or put '?' behind its name in the profile, which then leaves the field out.",
     "profile_value_invalid": "What the profile makes of the device's values is too long for the field, or no such "
     "name; 'enrolld explain CSR' shows it.",
     "csr_value_missing": "The profile takes this name from the CSR, and the CSR lacks it: set it in the client.",
@@ -231,7 +231,7 @@ CODES: dict[str, str] = {
     "name_of_other_device": "The CSR's CN is the name of another device of the realm; give the client its own.",
     "name_of_server": "A name of this server is given to no device on its own word.",
     "profile_not_allowed": "The label names another profile than the device has; without one of its own it has the "
-    "realm's default for EST. 'enrolld device add NAME --profile P' gives a device a profile.",
+    "realm's default for EST. 'enrolld device set NAME --profile P' gives a device a profile.",
     "rekey_required": "The profile wants a new key with each renewal.",
     "retry_other_names": "The same key asked again with other names; make a new secret for the new names.",
     "internal_error": "enrolld itself failed; the log has the reason under this request id, 'enrolld check' may too.",

@@ -194,6 +194,17 @@ class Replacement(Row, frozen=True, kw_only=True):
     revocations: list[Revocation]
 
 
+class DeviceChange(Row, frozen=True, kw_only=True):
+    """A device whose record was changed: each fact that became another, as [before, after].
+
+    `carried_by` has the serials of its certificates that still hold and carry a name that was taken away.
+    """
+
+    device: DeviceRow
+    changed: dict[str, list[Any]]
+    carried_by: list[str]
+
+
 class CrlRow(Row, frozen=True, kw_only=True):
     """The newest CRL of an issuer."""
 

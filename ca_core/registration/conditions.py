@@ -11,7 +11,7 @@ from ca_core.records.query import Query
 from ca_core.records.schema import admitted, certificate, device, device_secret, issuer, key_block, request
 from ca_core.records.unit import guarded_insert
 from ca_core.registration.admission.own_certificate import newer_is_revoked
-from ca_core.registration.device import MAY_ENROLL
+from ca_core.registration.device import AS_RECORDED, MAY_ENROLL
 from ca_core.registration.realm import SAME_ACTIVE
 from ca_core.registration.retransmission import is_answer
 
@@ -29,7 +29,10 @@ _OF_TRANSACTION = (
 
 _ALWAYS: dict[str, ColumnElement[bool]] = {
     "realm_version": SAME_ACTIVE,
-    "device_state": exists().where(_d.realm_id == bindparam("realm_id"), _d.id == bindparam("device_id"), MAY_ENROLL),
+    # With its record as it was read: the certificate's names and profile come from there.
+    "device_state": exists().where(
+        _d.realm_id == bindparam("realm_id"), _d.id == bindparam("device_id"), MAY_ENROLL, *AS_RECORDED
+    ),
     "issuer_active": exists().where(
         _i.realm_id == bindparam("realm_id"),
         _i.id == bindparam("issuer_id"),

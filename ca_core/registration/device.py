@@ -31,6 +31,11 @@ WIDTH = len(COLUMNS)
 # Spelled out, because an IN list is expanded anew at each execution.
 MAY_ENROLL: ColumnElement[bool] = (_d.state == DeviceState.EXPECTED.value) | (_d.state == DeviceState.ACTIVE.value)
 
+_RECORDED = (_d.names, _d.profile, _d.owner, _d.serial_number, _d.manufacturer)
+AS_RECORDED: tuple[ColumnElement[bool], ...] = tuple(
+    column.is_not_distinct_from(bindparam(f"recorded_{column.name}", type_=column.type)) for column in _RECORDED
+)
+"""Whether the device's record is still what was read. The parameters are those of `recorded`."""
 
 BY_NAME = Query(select(*COLUMNS).where(_d.realm_id == bindparam("realm_id"), _d.name == bindparam("name")))
 
@@ -93,6 +98,17 @@ def record(row: Row) -> DeviceRecord:
         owner=row[8],
         renewal_shares=tuple(json.loads(row[9])) if row[9] else (),
     )
+
+
+def recorded(found: DeviceRecord) -> Values:
+    """The parameters of `AS_RECORDED`."""
+    return {
+        "recorded_names": json.dumps(list(found.names)),
+        "recorded_profile": found.profile,
+        "recorded_owner": found.owner,
+        "recorded_serial_number": found.serial_number,
+        "recorded_manufacturer": found.manufacturer,
+    }
 
 
 def require_active(found: DeviceRecord) -> None:

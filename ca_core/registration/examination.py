@@ -40,6 +40,7 @@ class _Examination:
         own = applicant.certificate
         rules = profile.rules
         is_needed = operation is Operation.REENROLL or rules.wants_idevid or rules.asks_names
+        is_needed = is_needed or profile.others == "refuse"
         self._renewed = x509.load_der_x509_certificate(own.der) if own is not None and is_needed else None
         self._facts = _facts_of(realm, applicant)
         self._fields: list[Field] = []
@@ -215,11 +216,14 @@ class _Examination:
         left = sorted(dict.fromkeys(left))
         left += [("SAN", name) for name in self._csr.san if name not in names]
         told = {(each.field, each.value) for each in self._fields if each.outcome == "refused"}
+        # A renewal must repeat what its certificate has, also what the record has lost since (RFC 7030 4.2.2).
+        repeated = _san_of(self._renewed) if self._renewed is not None else ()
         for where, value in left:
             shown = self._applicant.shown(value)[:100]
             if (where, shown) in told:
                 continue
-            if self._profile.others == "refuse":  # enforces case 25, 79
+            is_repeated = where == "SAN" and value in repeated
+            if self._profile.others == "refuse" and not is_repeated:  # enforces case 25, 79
                 message = "The request asks for names that the profile does not give."
                 self._refuse(
                     where, value, "csr", NotAuthorized("names_not_allowed", message, detail=f"{where} {shown}")

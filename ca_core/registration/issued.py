@@ -24,7 +24,7 @@ from ca_core.registration.attempts import INSERT as INSERT_ATTEMPT
 from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row, touched_device, transaction_details
 from ca_core.registration.ceiling import admitted_steps, admitted_touches, day_of
 from ca_core.registration.conditions import guard_of
-from ca_core.registration.device import MAY_ENROLL
+from ca_core.registration.device import MAY_ENROLL, recorded
 from ca_core.registration.pending import touched_request
 from ca_core.registration.realm import Realm
 from ca_core.registration.renewal import expected, learned
@@ -133,6 +133,7 @@ def issued_unit(decision: Decision) -> Unit:
     # Beyond the row: what the conditions compare with.
     compared: Values = {
         **realm.facts,
+        **recorded(requester.device),
         "issuer_der": decision.issuer.der,
         "credential_key": requester.credential_key,
         "secret_id": secret.id if secret else None,

@@ -18,10 +18,11 @@ from ca_core.registration.admission.secret import new_secret
 from ca_core.registration.attempts import Asked, Attempts
 from ca_core.registration.certificates import Certificates
 from ca_core.registration.device import registered_row
+from ca_core.registration.device_change import DeviceChanges
 from ca_core.registration.device_facts import check_identity, check_profile, secret_expiry, secret_row
 from ca_core.registration.device_list import ONE, Choice, device_row, list_all, list_devices
 from ca_core.registration.history import history
-from ca_core.registration.lifecycle import VOID_SECRETS, Lifecycle, identity_taken
+from ca_core.registration.lifecycle import VOID_SECRETS, identity_taken
 from ca_core.registration.pending import end_requests
 from ca_core.registration.realm import SAME_ACTIVE, Realm, Realms
 from ca_core.registration.why import sentence, sentence_of_unknown
@@ -56,7 +57,7 @@ _OPEN_SECRET = Query(
 )
 
 
-class Devices(Lifecycle):
+class Devices(DeviceChanges):
     """All that operators do with devices, one at a time; `device_import` takes many at once."""
 
     def __init__(

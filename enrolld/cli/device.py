@@ -6,7 +6,7 @@ import click
 
 from ca_core.errors import OperatorError
 from ca_core.names import parse_duration
-from enrolld.cli import device_import, device_life, options, output
+from enrolld.cli import device_import, device_life, device_set, options, output
 from enrolld.cli.frame import GroupWithGlobals, Session, listing, pass_session
 
 if TYPE_CHECKING:
@@ -198,6 +198,7 @@ def why(session: Session, /, name: str | None, realm: str, *, unknown: bool, **s
 
 for _command in (
     device_import.import_,
+    device_set.set_,
     device_life.suspend,
     device_life.resume,
     device_life.replace,
@@ -211,6 +212,9 @@ def _details(row: output.Row) -> object:
     told = row.get("details")
     if not isinstance(told, dict):
         return told
+    if row.get("act") == "device.changed":
+        pairs = {name: value for name, value in told.items() if isinstance(value, list) and len(value) == 2}
+        return [f"{name}: {output.printable(old)} -> {output.printable(new)}" for name, (old, new) in pairs.items()]
     return [f"{name}: {output.printable(value)}" for name, value in told.items() if value not in (None, [], "", {})]
 
 

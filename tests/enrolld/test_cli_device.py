@@ -1,4 +1,4 @@
-"""`enrolld device import|list|show|why|replace|retire` as an operator types them, on a real store and real files."""
+"""`enrolld device import|list|show|set|why|replace|retire` as an operator types them, on a real store."""
 
 import contextlib
 import csv
@@ -301,6 +301,51 @@ def test_a_device_is_replaced_by_another(shell: Shell) -> None:
     done = shell.ask("device", "replace", "old", "--by", "new")
     assert (done["state"], done["replaced_by"]) == ("retired", "new")
     assert shell.ask("device", "show", "new")["owner"] == "line 7"
+
+
+# --- set -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_recorded_of_a_device_is_changed_and_told(shell: Shell) -> None:
+    shell("device", "add", "pump-1", "--owner", "line 7")
+    done = shell.ask("device", "set", "pump-1", "--owner", "line 8", "--san", "DNS:pump-1.example.com")
+    assert (done["owner"], done["names"], done["carried_by"]) == ("line 8", ["DNS:pump-1.example.com"], [])
+    assert done["changed"] == {"owner": ["line 7", "line 8"], "names": [[], ["DNS:pump-1.example.com"]]}
+    _, err = shell("device", "set", "pump-1", "--owner", "", "--no-san")
+    assert "owner: line 8 -> -" in err
+    assert "cert list --device pump-1" in err
+    shown, _ = shell("device", "show", "pump-1")
+    assert "device.changed" in shown
+    assert "names: DNS:pump-1.example.com -> -, owner: line 8 -> -" in shown
+    assert "Nothing of that is new." in shell("device", "set", "pump-1", "--no-san")[1]
+
+
+def test_whoever_takes_a_name_away_is_told_what_still_carries_it(shell: Shell) -> None:
+    handed = shell.ask("device", "add", "pump-1", "--san", "DNS:gate.example.com")
+    serial = enroll(shell.directory, "pump-1", handed["secret"])
+    _, err = shell("device", "set", "pump-1", "--no-san")
+    assert f"cert revoke {serial} --reason superseded" in err
+    assert "cert list --device pump-1" in err
+    shell("device", "set", "pump-1", "--san", "DNS:gate.example.com")
+    assert shell.ask("device", "set", "pump-1", "--no-san")["carried_by"] == [serial]
+    assert shell.ask("cert", "show", serial)["status"] == "valid"
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--san", "DNS:a.example", "--no-san"], ["--realm", "default"]], ids=["nothing", "both", "realm"]
+)
+def test_set_wants_something_to_change(shell: Shell, options: list[str]) -> None:
+    shell("device", "add", "pump-1")
+    assert shell.ask("device", "set", "pump-1", *options, status=2)["error"] == "usage"
+
+
+def test_what_a_device_may_not_have_is_refused(shell: Shell) -> None:
+    shell("device", "add", "pump-1")
+    shell("device", "add", "pump-2", "--san", "DNS:gate.example.com")
+    assert shell.refusal("device", "set", "pump-1", "--san", "DNS:gate.example.com") == "name_of_other_device"
+    assert shell.refusal("device", "set", "pump-1", "--profile", "nope") == "profile_unknown"
+    assert shell.refusal("device", "set", "pump-3", "--owner", "me") == "device_unknown"
+    assert shell.ask("device", "show", "pump-1")["names"] == []
 
 
 # --- why -------------------------------------------------------------------------------------------------------------

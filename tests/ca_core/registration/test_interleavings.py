@@ -26,6 +26,7 @@ from ca_core.records.query import Query
 from ca_core.records.schema import certificate, device
 from ca_core.records.unit import guarded_insert
 from ca_core.registration import conditions, issued
+from ca_core.registration.device_change import Facts
 from tests.helpers.bad_csr import good_csr
 
 ROUNDS = 20_000 if os.environ.get("ENROLLD_LONG") == "1" else 1000
@@ -219,6 +220,22 @@ async def test_the_same_act_on_another_device_disturbs_nothing(scene: Scene, mea
     outcome, confirmed, at_end = await scene.interrupted(evidence, step, suspend_other)
     assert isinstance(outcome, Issued)
     assert at_end == confirmed + 1
+
+
+@pytest.mark.parametrize("means", [Means.SECRET, Means.OWN_CERTIFICATE])
+async def test_a_name_that_was_confirmed_at_any_step_is_in_the_certificate(scene: Scene, means: Means) -> None:
+    steps = await scene.steps(means)
+    for step in range(1, steps + 1):
+        name = f"DNS:{means}-{step}.example"
+
+        async def rename(scene: Scene, name: str = name) -> object:
+            return await scene.operator.devices.change("default", scene.name, Facts(names=[name]), actor="operator:me")
+
+        evidence = await scene.ready(means)
+        outcome, confirmed, at_end = await scene.interrupted(evidence, step, rename)
+        assert isinstance(outcome, Issued)
+        assert (await scene.operator.certificates.find(format(outcome.serial, "x"))).names == [name], step
+        assert at_end == confirmed + 1, "what was signed with the old name is dropped"
 
 
 @pytest.mark.parametrize(

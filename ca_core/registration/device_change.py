@@ -1,0 +1,221 @@
+"""Changing what is recorded of a registered device: its owner, its profile, its names, and a factory identity that
+nothing rests on yet.
+
+The record counts from the next certificate on. It proves nothing by itself and takes nothing back: certificates say
+what they said, and are revoked by their own command.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, select
+
+from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
+from ca_core.model import DeviceState
+from ca_core.names import parse_san
+from ca_core.records.audit import AuditEvent
+from ca_core.records.query import Query, Row, Value, Values
+from ca_core.records.schema import certificate, device
+from ca_core.records.times import to_ms
+from ca_core.records.unit import Guard, Unit, diagnosis
+from ca_core.registration.device_facts import check_identity, check_profile
+from ca_core.registration.device_list import device_row
+from ca_core.registration.lifecycle import Lifecycle, identity_taken
+from ca_core.registration.realm import SAME_ACTIVE, Realm
+from ca_core.rows import DeviceChange
+
+_TRIES = 5
+_FIELDS = {"profile": 3, "serial_number": 5, "manufacturer": 6, "names": 7, "owner": 8}
+"""What can be changed, with its place in a row of `ONE`."""
+
+_d, _c = device.c, certificate.c
+_before = device.alias("before").c
+_o = device.alias("other").c
+_AS_READ = (
+    select(_before.id)
+    .where(
+        _before.realm_id == bindparam("realm_id"),
+        _before.id == bindparam("of_id"),
+        _before.state != "retired",
+        *(_before[name].is_not_distinct_from(bindparam(f"old_{name}", type_=_d[name].type)) for name in _FIELDS),
+    )
+    .exists()
+)
+# While a certificate proves the device, its identity is that of the board that proved it.
+_PROVES_NOTHING = ~(
+    select(_c.id)
+    .where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("of_id"), _c.superseded_at.is_(None))
+    .exists()
+)
+_OTHERS = (_o.realm_id == bindparam("realm_id"), _o.id != bindparam("of_id"), _o.state != "retired")
+_CARRYING = Query(
+    select(_c.serial, _c.names)
+    .where(
+        _c.realm_id == bindparam("realm_id"),
+        _c.device_id == bindparam("device_id"),
+        _c.status != "revoked",
+        _c.not_after > bindparam("now"),
+    )
+    .order_by(_c.id)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is to be recorded from now on. None leaves a fact as it is, an empty text takes it away.
+
+    `names` replaces all of them. Without a serial number there is no manufacturer either.
+    """
+
+    profile: str | None = None
+    owner: str | None = None
+    names: Sequence[str] | None = None
+    serial_number: str | None = None
+    manufacturer: str | None = None
+
+
+class DeviceChanges(Lifecycle):
+    """The act that changes a device's record."""
+
+    async def change(self, realm_name: str, name: str, facts: Facts, *, actor: str) -> DeviceChange:
+        """Change a device's record, in one unit with the event that says from what to what. Raises `OperatorError`.
+
+        A factory identity is changed only while no certificate proves the device: from then on, `new_board` is the act
+        that also ends what proved it before.
+        """
+        for _ in range(_TRIES):
+            found = await self._realms.get(realm_name)
+            row = await self._row(found, name)
+            if row[4] == DeviceState.RETIRED.value:
+                raise OperatorError("device_retired", f"{name} is retired", "'enrolld device list' shows all")
+            old: Values = {field: row[place] for field, place in _FIELDS.items()}
+            new = _new_values(found, old, facts)
+            changed = {field: [_plain(field, old), _plain(field, new)] for field in _FIELDS if old[field] != new[field]}
+            if not changed:
+                return DeviceChange(device=device_row(row, self._clock()), changed={}, carried_by=[])
+            if await self._commit(found, row, old, new, changed, actor):
+                now = self._clock()
+                taken_away = set(_plain("names", old) or []) - set(_plain("names", new) or [])
+                return DeviceChange(
+                    device=device_row(await self._row(found, name), now),
+                    changed=changed,
+                    carried_by=await self._carrying(found, row[0], taken_away, to_ms(now)),
+                )
+        raise OperatorError("device_changed", f"{name} keeps changing at this moment", "run the command again")
+
+    async def _commit(
+        self, found: Realm, row: Row, old: Values, new: Values, changed: Mapping[str, object], actor: str
+    ) -> bool:
+        """Whether it was done; if not, the device is another than was read. Raises `OperatorError`."""
+        name, at = row[1], to_ms(self._clock())
+        added = sorted(set(_plain("names", new) or []) - set(_plain("names", old) or []))
+        other_identity = bool({"serial_number", "manufacturer"} & changed.keys()) and old["serial_number"] is not None
+        conditions: dict[str, ColumnElement[bool]] = {"realm_version": SAME_ACTIVE, "as_read": _AS_READ}
+        if other_identity:
+            conditions["proves_nothing"] = _PROVES_NOTHING
+        conditions |= {f"name_{number}": ~_holders(number).exists() for number in range(len(added))}
+        # The record's names are written here and nowhere else, once a device is registered.
+        change = (
+            device.update()
+            .where(_d.realm_id == bindparam("realm_id"), _d.id == bindparam("of_id"), and_(*conditions.values()))
+            .values({field: bindparam(f"new_{field}", type_=_d[field].type) for field in _FIELDS})
+            .returning(_d.id)
+        )
+        params: dict[str, Value] = {"realm_id": found.id, "of_id": row[0], **found.facts}
+        params |= {f"old_{field}": value for field, value in old.items()}
+        params |= {f"new_{field}": value for field, value in new.items()}
+        for number, san in enumerate(added):
+            params |= _held(number, san)
+        event = AuditEvent("device.changed", actor, realm=found.name, device=name, details=dict(changed))
+        try:
+            await self._store.commit(Unit(Guard(Query(change), params, diagnosis(conditions)), at, (), (event,)))
+        except ConstraintFailed as exc:
+            raise identity_taken(found) from exc
+        except ConditionFailed as exc:
+            await self._explain(found, row, added, exc)
+            return False
+        return True
+
+    async def _explain(self, found: Realm, row: Row, added: Sequence[str], failed: ConditionFailed) -> None:
+        """What to tell when trying again is of no use. Raises `OperatorError`."""
+        name = row[1]
+        if "proves_nothing" in failed.conditions:
+            raise OperatorError(
+                "identity_proven",
+                f"{name} has certificates that it got as the board with serial number {ascii(row[5])[1:-1]}",
+                f"'enrolld device replace {name} --serial-number S' lets it go on with another board, and ends what"
+                " proved it before",
+            ) from failed
+        if "realm_version" in failed.conditions:
+            raise OperatorError(
+                "realm_changed", "the realm was changed at this moment", "run the command again"
+            ) from failed
+        for number, san in enumerate(added):
+            if f"name_{number}" in failed.conditions:
+                holders = Query(_holders(number).limit(1))
+                params = {"realm_id": found.id, "of_id": row[0], **_held(number, san)}
+                holder = await self._store.first(holders, **params)
+                raise _is_others(found, san, holder[0] if holder else "another device") from failed
+
+    async def _carrying(self, found: Realm, device_id: int, names: set[str], now: int) -> list[str]:
+        """The serials of the device's certificates that still hold and carry one of these names."""
+        if not names:
+            return []
+        rows = await self._store.fetch(_CARRYING, realm_id=found.id, device_id=device_id, now=now)
+        return [serial for serial, carried in rows if names & set(json.loads(carried))]
+
+
+def _new_values(found: Realm, old: Values, facts: Facts) -> Values:
+    """The record as it is to be. Raises `OperatorError`."""
+    new = dict(old)
+    if facts.profile is not None:
+        check_profile(found, facts.profile or None)
+        new["profile"] = facts.profile or None
+    if facts.owner is not None:
+        new["owner"] = facts.owner or None
+    if facts.names is not None:
+        new["names"] = json.dumps(sorted({parse_san(san) for san in facts.names}))
+    if facts.serial_number == "" and facts.manufacturer in (None, ""):
+        new["serial_number"] = new["manufacturer"] = None
+    elif facts.serial_number is not None or facts.manufacturer is not None:
+        number = facts.serial_number if facts.serial_number is not None else old["serial_number"]
+        manufacturer = facts.manufacturer if facts.manufacturer is not None else old["manufacturer"]
+        new["serial_number"] = number
+        new["manufacturer"] = check_identity(found, _text(number), _text(manufacturer))
+    return new
+
+
+def _holders(number: int) -> Select[tuple[str]]:
+    """Other devices that have the alternative name `number` of a change, in their record or as what they are called."""
+    held = bindparam(f"held_{number}", type_=_d.names.type)
+    return select(_o.name).where(
+        *_OTHERS,
+        # Names are told apart by the quotes of their JSON, in which no name can hold one unescaped.
+        (func.replace(_o.names, held, "") != _o.names)
+        | (func.lower(_o.name) == bindparam(f"called_{number}", type_=_d.name.type)),
+    )
+
+
+def _held(number: int, san: str) -> Values:
+    return {f"held_{number}": json.dumps(san), f"called_{number}": san.partition(":")[2].lower()}
+
+
+def _is_others(found: Realm, san: str, holder: str) -> OperatorError:
+    return OperatorError(
+        "name_of_other_device",
+        f"{san} is a name of {holder} in realm {found.name}",
+        f"take it from there first ('enrolld device set {holder}' with other --san, or --no-san), or retire {holder}"
+        " if it is gone",
+    )
+
+
+def _plain(field: str, values: Values) -> Any:
+    """A fact as it is told: names as a list."""
+    value = values[field]
+    return json.loads(str(value)) if field == "names" else value
+
+
+def _text(value: Value) -> str | None:
+    return None if value is None else str(value)
