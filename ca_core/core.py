@@ -28,6 +28,7 @@ from ca_core.registration.attempts import Attempts
 from ca_core.registration.audit_desk import AuditDesk
 from ca_core.registration.certificates import Certificates
 from ca_core.registration.checkup import Checkup
+from ca_core.registration.clock_desk import ClockDesk
 from ca_core.registration.desks import CrlDesk, IssuerDesk
 from ca_core.registration.device_import import DeviceImport
 from ca_core.registration.figures import Figures, read_figures
@@ -121,6 +122,7 @@ class Core:
         )
         self.leases = Leases(store, clock)
         self.audit = AuditDesk(store, self.realms, clock, VERSION)
+        self.clock = ClockDesk(store, clock, self.crls, is_shared=is_shared(config.store_url))
 
     @classmethod
     def open(cls, config: CoreConfig) -> Self:

@@ -205,6 +205,34 @@ class DeviceChange(Row, frozen=True, kw_only=True):
     carried_by: list[str]
 
 
+class ClockStep(Row, frozen=True, kw_only=True):
+    """That an operator has accepted `at` some time that the clock went back from `back_from`."""
+
+    at: str
+    back_from: str
+
+
+class ClockState(Row, frozen=True, kw_only=True):
+    """This machine's clock, and what stands against it.
+
+    `database_clock` is None where the store has none. `newest_event` is the newest that counts: while the clock stands
+    more than a minute before it (`behind`) or from the database's (`off`), nothing is issued. `events`, `certificates`
+    (of devices, not revoked) and `secrets` (open ones) say how many are dated later than now; `crls` names the issuers
+    whose CRL is.
+    """
+
+    clock: str
+    database_clock: str | None
+    newest_event: str | None
+    behind: bool
+    off: bool
+    events: int
+    certificates: int
+    secrets: int
+    crls: list[str]
+    accepted: ClockStep | None
+
+
 class CrlRow(Row, frozen=True, kw_only=True):
     """The newest CRL of an issuer."""
 

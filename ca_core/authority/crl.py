@@ -22,8 +22,8 @@ from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Values, columns_of, values_of
 from ca_core.records.schema import certificate, crl
 from ca_core.records.schema import issuer as issuer_table
-from ca_core.records.store import Store
-from ca_core.records.times import from_ms, to_ms
+from ca_core.records.store import CLOCK_LEEWAY, Store
+from ca_core.records.times import from_ms, rfc3339, to_ms
 from ca_core.records.unit import Guard, Step, Unit
 
 LIFETIME = dt.timedelta(days=7)
@@ -94,6 +94,18 @@ _INSERT = Query(
     )
     .returning(_k.number)
 )
+# The same but for the time: an operator's act, after which none with a later time is kept.
+_INSERT_REDATED = Query(
+    crl.insert()
+    .from_select(
+        columns_of(crl),
+        select(*values_of(crl)).where(
+            not_(exists().where(_k.issuer_id == bindparam("issuer_id"), _k.number >= bindparam("number")))
+        ),
+    )
+    .returning(_k.number)
+)
+_ALL_OLDER = Query(crl.delete().where(_k.issuer_id == bindparam("issuer_id"), _k.number < bindparam("number")))
 _COVERED = Query(select(func.max(_k.revocations)).where(_k.issuer_id == bindparam("issuer_id")))
 
 
@@ -180,14 +192,20 @@ class Crls:
         count = await self._count(issuer)
         return newest is None or newest.revocations < count or self._clock() >= newest.this_update + REFRESH
 
+    async def is_ahead(self, issuer: Issuer) -> bool:
+        """Whether the newest CRL is dated later than now, by more than clocks may differ."""
+        newest = await self.latest(issuer)
+        return newest is not None and newest.this_update > self._clock() + dt.timedelta(seconds=CLOCK_LEEWAY)
+
     async def covers(self, issuer_id: int, sequence: int) -> bool:
         """Whether a published CRL holds the issuer's revocation number `sequence`."""
         row = await self._store.first(_COVERED, issuer_id=issuer_id)
         return row is not None and row[0] is not None and row[0] >= sequence
 
-    async def publish(self, issuer: Issuer, *, actor: str) -> Crl:
+    async def publish(self, issuer: Issuer, *, actor: str, redate: bool = False) -> Crl:
         """Sign and store the next CRL. Returns the newest one when another node was faster.
 
+        With `redate` its thisUpdate is now, also when that goes back: the newest was made by a clock in the future.
         Raises `Unavailable`, `SealingFailed`.
         """
         for _ in range(8):
@@ -196,7 +214,7 @@ class Crls:
             revocations = await self._count(issuer)
             now = self._clock().replace(microsecond=0)
             # A clock set back never makes a CRL that looks older than the one before it.
-            this_update = max(now, newest.this_update) if newest else now  # enforces case 61
+            this_update = max(now, newest.this_update) if newest and not redate else now  # enforces case 61
             # Counted from the last CRL: while none was made, nothing is forgotten.
             since = to_ms(min(now, newest.this_update) - _KEEP_EXPIRED) if newest else 0
             rows = await self._store.fetch_aside(_ENTRIES, issuer_id=issuer.id, since=since)
@@ -208,7 +226,7 @@ class Crls:
             made = der.sequence(tbs, _ALGORITHM[signature_algorithm_key(issuer)], der.tlv(0x03, b"\0", signature))
             fresh = Crl(number, this_update, this_update + LIFETIME, revocations, len(rows))
             try:
-                await self._store.commit(self._unit(issuer, fresh, made, actor))
+                await self._store.commit(self._unit(issuer, fresh, made, actor, newest if redate else None))
             except (ConditionFailed, ConstraintFailed):
                 continue  # another node took this number
             return fresh
@@ -217,7 +235,7 @@ class Crls:
             raise ConditionFailed(["crl_number"])
         return newest
 
-    def _unit(self, issuer: Issuer, fresh: Crl, made: bytes, actor: str) -> Unit:
+    def _unit(self, issuer: Issuer, fresh: Crl, made: bytes, actor: str, redated: Crl | None) -> Unit:
         params: Values = {
             "issuer_id": issuer.id,
             "number": fresh.number,
@@ -228,10 +246,13 @@ class Crls:
             "der": made,
         }
         details = {"issuer": issuer.name, "number": fresh.number, "entries": fresh.entries}
+        if redated is not None:
+            details["redated_from"] = rfc3339(redated.this_update)
+        older = Step(_OLDER if redated is None else _ALL_OLDER, {"issuer_id": issuer.id, "number": fresh.number}, None)
         return Unit(
-            Guard(_INSERT, params),
+            Guard(_INSERT if redated is None else _INSERT_REDATED, params),
             at=to_ms(self._clock()),
-            steps=(Step(_OLDER, {"issuer_id": issuer.id, "number": fresh.number}, expect=None),),
+            steps=(older,),
             events=(AuditEvent("crl.published", actor, details=details),),
         )
 

@@ -34,6 +34,8 @@ CHAINED = (
     "details",
 )
 """What an event's hash covers, besides the hash before it."""
+CLOCK_ACCEPTED = "clock.accepted"
+"""The action of the event by which an operator has accepted that the clock went back; verifying the trail needs it."""
 ORIGIN = ("name", "process", "host", "pid", "version", "started_at")
 """What of a writer's row stands before its first event."""
 

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, cast, func, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, cast, func, or_, select, tuple_
 
 from ca_core.errors import OperatorError
-from ca_core.records.audit import CHAINED, ORIGIN, origin_of
+from ca_core.records.audit import CHAINED, CLOCK_ACCEPTED, ORIGIN, origin_of
 from ca_core.records.audit_heads import Head
 from ca_core.records.query import Query, Row, Value, Values
 from ca_core.records.schema import audit, audit_head, writer
@@ -192,11 +192,16 @@ class Trail:
             place, since = (page[-1][0], page[-1][1]), unfinished
 
     async def some(self, chosen: Filter) -> AsyncIterator[EventRecord | WriterRecord]:
-        """The chosen events of each writer in their order, with `previous`, followed by the writer's row."""
+        """The chosen events of each writer in their order, with `previous`, followed by the writer's row.
+
+        Accepted steps back of the clock are always among them, unless `since` leaves them out.
+        """
         given = chosen.given()
         names = tuple(given)
         if names not in _EXPORTS:
-            wanted = _WITH_PREVIOUS.where(*(_CONDITIONS[name] for name in names))
+            asked = and_(*(_CONDITIONS[name] for name in names))
+            # Without it, what was written since an accepted step back of the clock would look like added history.
+            wanted = _WITH_PREVIOUS.where(asked if "since" in given else or_(asked, _a.action == CLOCK_ACCEPTED))
             _EXPORTS[names] = Query(wanted), Query(wanted.where(_CHAIN_KEY))
         place: tuple[Value, Value] | None = None
         while True:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from ca_core.records import audit_heads
-from ca_core.records.audit import ORIGIN, hash_of, origin_of
+from ca_core.records.audit import CLOCK_ACCEPTED, ORIGIN, hash_of, origin_of
 from ca_core.records.audit_heads import FIRST, Head, digest_of
 from ca_core.records.audit_trail import EventRecord, WriterRecord, shown_time
 from ca_core.records.query import Value
@@ -30,8 +30,21 @@ _SCRATCH = """
 CREATE TABLE point (writer, sequence, hash, head, after, after_at);
 CREATE TABLE seen (writer PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE claim (writer PRIMARY KEY, covered) WITHOUT ROWID;
+CREATE TABLE floor (number INTEGER PRIMARY KEY, at);
+CREATE TABLE late (writer, sequence, at, head);
+CREATE TABLE accepted (writer, sequence, at, actor, first_at, newest_at, head);
 BEGIN;
 """
+# Each late event with the last head before it whose time counts: not one that was made by a clock in the future, which
+# an operator has accepted to be gone back on since.
+_LATE_EVENTS = """
+SELECT late.writer, late.sequence, late.at, floor.number FROM late JOIN floor ON floor.number = (
+    SELECT number FROM floor AS before WHERE number <= late.head AND NOT EXISTS (
+        SELECT 1 FROM accepted WHERE before.number <= head AND before.at BETWEEN first_at AND newest_at
+    ) ORDER BY number DESC LIMIT 1
+) WHERE late.at < floor.at - ? ORDER BY late.rowid
+"""
+_STEPS_TOLD = 10
 
 
 class _Point(NamedTuple):
@@ -113,6 +126,7 @@ class Verifier:
         # A full head may have left news that is older than itself to the next one.
         if is_right and _number(head.at) is not None and len(points) < audit_heads.MOST_WRITERS:
             self._after = (head.number, head.at)
+            self._scratch.execute("INSERT OR IGNORE INTO floor VALUES (?, ?)", self._after)
 
     def _is_next(self, head: Head) -> bool:
         last, number = self._newest_head, head.number
@@ -154,6 +168,8 @@ class Verifier:
         else:
             self._hash = self._judge(event, sequence, self._previous_of(event, sequence))
         self._last = sequence
+        if event.row["action"] == CLOCK_ACCEPTED:
+            self._accept(event)
         self._compare(sequence, event.row["at"])
 
     def _judge(self, event: EventRecord, sequence: int, previous: bytes | None) -> bytes | None:
@@ -230,14 +246,24 @@ class Verifier:
         after, after_at = (self._point.after, self._point.after_at) if self._point is not None else self._after
         # A part that begins with a time lacks heads that may have covered its first events.
         if isinstance(at, int) and after_at is not None and at < after_at - LATE and not self._from_head:
-            words = f"event {sequence} is dated {shown_time(at)}, before head {after}, and came after it"
-            why = "somebody added history, or a command ran on a machine with a wrong clock"
-            self._fault("event_late", f"{words}: {why}", sequence, after)
+            # Told in the end: the event by which an operator has accepted that may come yet.
+            self._scratch.execute("INSERT INTO late VALUES (?, ?, ?, ?)", (self._name, sequence, at, after))
         while self._point is not None and self._point.sequence == sequence:
             if self._hash is not None and self._point.hash != self._hash:
                 words = f"event {sequence}, or one before it, is not the one that head {self._point.head} covers"
                 self._fault("head_contradicted", words, sequence, self._point.head)
             self._pass_point()
+
+    def _accept(self, event: EventRecord) -> None:
+        """An operator has accepted that the clock went back."""
+        try:
+            told = json.loads(str(event.row["details"]))
+            numbers = [told[name] for name in ("first_at", "newest_at", "head")]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            numbers = []
+        if len(numbers) == 3 and all(isinstance(number, int) and abs(number) < 1 << 63 for number in numbers):
+            row = (self._name, self._last, event.row["at"], _text(event.row["actor"]), *numbers)
+            self._scratch.execute("INSERT INTO accepted VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def _pass_point(self) -> None:
         if self._point is not None:
@@ -305,6 +331,10 @@ class Verifier:
             for name, covered in self._scratch.execute("SELECT writer, covered FROM claim"):
                 words = f"by its row a head covers event {covered}, and that head is missing"
                 self._tell("head_missing", words, name, covered, None)
+        for writer, sequence, at, number in self._scratch.execute(_LATE_EVENTS, (LATE,)):
+            words = f"event {sequence} is dated {shown_time(at)}, before head {number}, and came after it"
+            why = "somebody added history, or a command ran on a machine with a wrong clock"
+            self._tell("event_late", f"{words}: {why}", writer, sequence, number)
         limits = self._limits()
         if not self._from_head:
             for digest in sorted(self._kept):
@@ -336,6 +366,12 @@ class Verifier:
         if self._from_head and self._kept:
             what = f"{len(self._kept)} of the heads that were kept elsewhere are not in it"
             limits.append(f"{what}; they may be older than it begins.")
+        steps = "SELECT writer, sequence, at, actor, newest_at FROM accepted ORDER BY rowid LIMIT ?"
+        for writer, sequence, at, actor, newest in self._scratch.execute(steps, (_STEPS_TOLD,)):
+            step = f"{ascii(actor[:80])[1:-1]} has accepted that the clock went back from {shown_time(newest)}"
+            limits.append(
+                f"At {shown_time(at)} {step} (event {sequence} of {writer}): what is dated so is not in order."
+            )
         return limits
 
     def _missing(self, first: int, last: int) -> None:

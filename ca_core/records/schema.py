@@ -478,6 +478,18 @@ audit_head = Table(
     Column("digest", LargeBinary, nullable=False),
 )
 
+# Steps back of time that an operator has accepted, because the clock had stood in the future. Events from `first_at` to
+# `newest_at` were written by that clock, and so were the common heads up to the number `head`.
+clock_step = Table(
+    "clock_step",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("accepted_at", BigInteger, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("newest_at", BigInteger, nullable=False),
+    Column("head", BigInteger, nullable=False),
+)
+
 lease = Table(
     "lease",
     metadata,

@@ -17,7 +17,7 @@ from ca_core.records.schema import certificate, issuer
 from ca_core.records.schema import device as device_table
 from ca_core.records.schema import realm as realm_table
 from ca_core.records.store import Store
-from ca_core.records.times import from_ms, rfc3339
+from ca_core.records.times import from_ms, rfc3339, to_ms
 from ca_core.registration.realm import Realms
 from ca_core.registration.renewal import expects_none
 from ca_core.rows import CertificateRow, Revocation
@@ -56,6 +56,7 @@ _FILTERS: dict[str, ColumnElement[bool]] = {
     "realm_id": _c.realm_id == bindparam("realm_id"),
     "device_name": device_table.c.name == bindparam("device_name"),
     "status": _c.status == bindparam("status"),
+    "not_yet": _c.not_before > bindparam("not_yet"),
 }
 _LISTS: dict[tuple[str, ...], Query] = {}
 _BY_SERIAL = Query(_SELECT.where(_c.serial == bindparam("serial")).order_by(_c.id).limit(100))
@@ -78,6 +79,7 @@ class Certificates:
         realm: str | None = None,
         device: str | None = None,
         status: str | None = None,
+        not_yet_valid: bool = False,
         limit: int,
         after: str | None = None,
     ) -> list[CertificateRow]:
@@ -89,6 +91,8 @@ class Certificates:
             params["device_name"] = device
         if status is not None:
             params["status"] = status
+        if not_yet_valid:
+            params["not_yet"] = to_ms(self._clock())
         query = _list_query(tuple(name for name in _FILTERS if name in params))
         return [_certificate(row) for row in await self._store.fetch(query, **params)]
 

@@ -63,7 +63,9 @@ class Checkup:
             findings.append(_finding("error", "room_short", f"nothing is issued: {shortage}", "make room"))
         if behind:  # enforces case 61
             text = "this machine's clock stands before the store's newest event, so nothing is issued"
-            findings.append(_finding("error", "clock_behind", text, "set the clock"))
+            findings.append(
+                _finding("error", "clock_behind", text, "set the clock, or see 'enrolld clock show' if it is right")
+            )
         for found in await self._issuers.all():
             findings += await self._check_issuer(found, now)
         if self._issuance.can_sign:
@@ -107,12 +109,21 @@ class Checkup:
                     "warning", "issuer_expires", f"{found.name} expires {rfc3339(found.not_after)}", "plan its rollover"
                 )
             )
+        begins = found.certificate.not_valid_before_utc
+        if begins > now:
+            text = f"{found.name} is valid from {rfc3339(begins)} on, and so are no certificates of it before"
+            findings.append(
+                _finding("error", "issuer_ahead", text, "set the clock; if it is right, make its realm anew")
+            )
         newest = await self._crls.latest(found)
         if newest is None:
             findings.append(_finding("error", "crl_missing", f"{found.name} has no CRL", "run 'enrolld crl publish'"))
         elif newest.next_update <= now:
             text = f"the CRL of {found.name} expired {rfc3339(newest.next_update)}"
             findings.append(_finding("error", "crl_expired", text, "run 'enrolld serve', or 'enrolld crl publish'"))
+        elif await self._crls.is_ahead(found):
+            text = f"the CRL of {found.name} is dated {rfc3339(newest.this_update)}, and refused by those who check it"
+            findings.append(_finding("error", "crl_ahead", text, "see 'enrolld clock show'"))
         elif newest.revocations < found.revocations:
             text = f"{found.revocations - newest.revocations} revocations of {found.name} are not in its CRL"
             findings.append(_finding("error", "crl_behind", text, "run 'enrolld crl publish'"))

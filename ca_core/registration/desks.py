@@ -27,10 +27,11 @@ class CrlDesk:
         self._complained: set[str] = set()
 
     async def publish(
-        self, issuer: str | None = None, *, only_due: bool = False, actor: str = "enrolld"
+        self, issuer: str | None = None, *, only_due: bool = False, redate: bool = False, actor: str = "enrolld"
     ) -> list[CrlRow]:
         """Sign and store the next CRL of one issuer or of all; with `only_due`, of those that need one.
 
+        With `redate`, of those whose newest is dated later than now, which is then dated back; see `ClockDesk`.
         Raises `OperatorError`, `Unavailable`, and `SealingFailed` or `SignerUnavailable` after all others were made;
         with `only_due`, the work of the daemon, those are logged instead.
         """
@@ -40,8 +41,10 @@ class CrlDesk:
         for found in await self._chosen(issuer):
             if only_due and not await self._crls.is_due(found):  # enforces case 53
                 continue
+            if redate and not await self._crls.is_ahead(found):
+                continue
             try:
-                await self._crls.publish(found, actor=actor)
+                await self._crls.publish(found, actor=actor, redate=redate)
             except (SealingFailed, SignerUnavailable) as exc:
                 # One realm whose key or HSM is lost must not keep the others' revocations from being published.
                 failed.append(exc)

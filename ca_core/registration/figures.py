@@ -13,9 +13,10 @@ from sqlalchemy import BigInteger, cast, func, select
 from ca_core.authority.kinds import ROOT
 from ca_core.model import Clock, DeviceState
 from ca_core.records.query import Query
-from ca_core.records.schema import audit, crl, issuer, realm, tally, tolerance_use
+from ca_core.records.schema import crl, issuer, realm, tally, tolerance_use
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
+from ca_core.registration.moment import NEWEST_EVENT
 
 __all__ = ["CERTIFICATE_STATES", "SECRET_STATES", "CrlFigures", "Figures", "read_figures"]
 
@@ -41,7 +42,7 @@ _CRLS = Query(
     )
 )
 _TOLERANCES = Query(select(tolerance_use.c.realm_id, tolerance_use.c.name, tolerance_use.c.uses))
-_NEWEST_EVENT = Query(select(func.max(audit.c.at)))
+_NEWEST_EVENT = Query(NEWEST_EVENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,22 +9,51 @@ import datetime as dt
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, case, func, select
 
 from ca_core.errors import Unavailable
 from ca_core.model import Clock
 from ca_core.records.query import Query
-from ca_core.records.schema import audit
+from ca_core.records.schema import audit, audit_head, clock_step
 from ca_core.records.store import CLOCK_LEEWAY, Store
 from ca_core.records.times import to_ms
 
-__all__ = ["NEWEST_EVENT", "Moment", "Watch", "is_behind"]
+__all__ = ["LEEWAY_MS", "NEWEST_EVENT", "Moment", "Watch", "is_behind"]
 
-NEWEST_EVENT = select(func.max(audit.c.at))
-"""The time of the store's newest audit event, in milliseconds since 1970."""
+_h = audit_head.c
+_right = audit.alias("right").c
+
+
+def _accepted(column: ColumnElement[int]) -> ColumnElement[int]:
+    """A fact of the last step back that an operator has accepted; NULL without one."""
+    return select(column).order_by(clock_step.c.id.desc()).limit(1).scalar_subquery()
+
+
+_LAST = select(func.max(audit.c.at)).scalar_subquery()
+_BEFORE_STEP = select(func.max(_right.at)).where(_right.at < _accepted(clock_step.c.first_at)).scalar_subquery()
+# Years later the right time comes to the events of the wrong clock. Which are younger the heads tell, by their numbers.
+_HEAD_SINCE_STEP = (
+    select(_h.at).where(_h.number > _accepted(clock_step.c.head)).order_by(_h.number.desc()).limit(1).scalar_subquery()
+)
+NEWEST_EVENT = select(
+    case(
+        (
+            func.coalesce(_accepted(clock_step.c.newest_at), -1) >= _LAST,
+            case(
+                (func.coalesce(_HEAD_SINCE_STEP, -1) > func.coalesce(_BEFORE_STEP, -1), _HEAD_SINCE_STEP),
+                else_=_BEFORE_STEP,
+            ),
+        ),
+        else_=_LAST,
+    )
+)
+"""The time of the store's newest audit event, in milliseconds since 1970; NULL when there is none.
+
+Once an operator has accepted that the clock had stood in the future, what it wrote then counts no more.
+"""
 
 _NEWEST_EVENT = Query(NEWEST_EVENT)
-_LEEWAY_MS = round(CLOCK_LEEWAY * 1000)
+LEEWAY_MS = round(CLOCK_LEEWAY * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +91,13 @@ class Watch:
         if abs(set_by) > CLOCK_LEEWAY:  # enforces case 61
             raise Unavailable(f"this machine's clock was set by {set_by:.0f} s while the request was decided")
 
+    async def is_ahead(self, not_before: int) -> bool:
+        """Whether what is valid from `not_before` on (milliseconds since 1970) was made by a clock in the future.
+
+        Not while this one may be the wrong one.
+        """
+        return not_before > to_ms(self._clock()) and not await self.is_behind()
+
     async def is_behind(self) -> bool:
         """Whether the clock stands more than a minute before the store's newest event; nothing is issued then."""
         row = await self._store.first(_NEWEST_EVENT)
@@ -70,4 +106,4 @@ class Watch:
 
 def is_behind(now: dt.datetime, newest_event: int | None) -> bool:
     """Whether `now` stands more than a minute before the store's newest event (None: there is none)."""
-    return newest_event is not None and to_ms(now) < newest_event - _LEEWAY_MS
+    return newest_event is not None and to_ms(now) < newest_event - LEEWAY_MS

@@ -32,6 +32,7 @@ from ca_core.records.schema import certificate, issuer, sealed_key
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, to_ms
 from ca_core.records.unit import Guard, Unit, guarded_insert
+from ca_core.registration.moment import Watch
 from ca_core.registration.realm import SAME_VERSION, Realm, Realms
 
 _LOG = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def _in_use(columns: ReadOnlyColumnCollection[str, Any]) -> ColumnElement[bool]:
 
 
 _KEPT = Query(
-    select(_c.realm_id, _c.id, _c.der, _c.not_after, issuer.c.der, sealed_key.c.name, _parent.der)
+    select(_c.realm_id, _c.id, _c.der, _c.not_after, issuer.c.der, sealed_key.c.name, _parent.der, _c.not_before)
     .join(issuer, (issuer.c.realm_id == _c.realm_id) & (issuer.c.id == _c.issuer_id))
     .join(_parents, _parent.id == func.coalesce(issuer.c.parent_id, issuer.c.shared_root_id))
     .join(sealed_key, (sealed_key.c.spki_sha256 == _c.spki_sha256) & (sealed_key.c.purpose == "ra"))
@@ -103,6 +104,7 @@ class RaCertificates:
         self._issuers = issuers
         self._issuance = issuance
         self._clock = clock
+        self._watch = Watch(store, clock)
         self._public_url = public_url
         self._shown: dict[int, RaIdentity] = {}
         self._complaints = Complaints(_LOG)
@@ -164,7 +166,7 @@ class RaCertificates:
         chosen = newest_active(issuers, "rsa")
         if chosen is None:
             raise InternalError("there is no active rsa issuer")
-        if rows:
+        if rows and not await self._watch.is_ahead(rows[0][7]):
             until = from_ms(rows[0][3])
             # The issuer itself may end: a new certificate would last no longer.
             gains = min(now + LIFETIME, chosen.not_after) > until + _WORTHWHILE

@@ -1,7 +1,7 @@
 """Retransmissions: the same request again gets the same certificate.
 
 Looked up after authentication and after everything that could refuse the request, never instead of them. A certificate
-that was revoked or replaced, has expired, or could renew nothing any more is never the answer.
+that was revoked or replaced, has expired or is not valid yet, or could renew nothing any more is never the answer.
 """
 
 import hashlib
@@ -28,6 +28,8 @@ def is_answer(columns: ReadOnlyColumnCollection[str, Any], now: ColumnElement[in
         columns.status == "valid",
         columns.replaced_by_id.is_(None),
         columns.superseded_at.is_(None),
+        # What a clock in the future has dated helps no device before its time.
+        columns.not_before <= now,
         columns.not_after > now,
         not_(newer_is_revoked(columns.realm_id, columns.device_id, columns.id)),
     )

@@ -34,6 +34,7 @@ from ca_core.records.schema import certificate, issuer, server_certificate
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
+from ca_core.registration.moment import Watch
 from ca_core.registration.realm import SAME_VERSION, Realm, Realms
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +46,17 @@ _WORTHWHILE = dt.timedelta(hours=1)
 
 _w = server_certificate.c
 _KEPT = Query(
-    select(_w.realm_id, _w.host, _w.names, _w.not_after, _w.key_name, certificate.c.der, issuer.c.der, certificate.c.id)
+    select(
+        _w.realm_id,
+        _w.host,
+        _w.names,
+        _w.not_after,
+        _w.key_name,
+        certificate.c.der,
+        issuer.c.der,
+        certificate.c.id,
+        certificate.c.not_before,
+    )
     .join(certificate, (certificate.c.realm_id == _w.realm_id) & (certificate.c.id == _w.certificate_id))
     .join(issuer, (issuer.c.realm_id == certificate.c.realm_id) & (issuer.c.id == certificate.c.issuer_id))
 )
@@ -104,6 +115,7 @@ class ServerCertificates:
         self._issuers = issuers
         self._issuance = issuance
         self._clock = clock
+        self._watch = Watch(store, clock)
         self._public_url = public_url
         self._shown: dict[str, ServerIdentity] = {}
         self._complaints = Complaints(_LOG)
@@ -132,7 +144,8 @@ class ServerCertificates:
             for host, host_names in wanted.items():
                 row = kept.get((found.id, host))
                 try:
-                    if row is None or tuple(json.loads(row[2])) != host_names:
+                    is_other = row is None or tuple(json.loads(row[2])) != host_names
+                    if row is None or is_other or await self._watch.is_ahead(row[8]):
                         await self._make(found, host, host_names, row[7] if row else 0, now, None)
                     elif from_ms(row[3]) - now <= RENEW_BEFORE:
                         await self._make(found, host, host_names, row[7], now, from_ms(row[3]))
@@ -146,7 +159,7 @@ class ServerCertificates:
         """Read the certificates again. Returns whether any changed."""
         realms = {found.id: found for found in (await self._realms.current()).values()}
         shown: dict[str, ServerIdentity] = {}
-        for realm_id, host, names, not_after, key_name, der, issuer_der, _ in await self._store.fetch(_KEPT):
+        for realm_id, host, names, not_after, key_name, der, issuer_der, _, _ in await self._store.fetch(_KEPT):
             found = realms.get(realm_id)
             if found is None or (host != SHARED and host not in found.document.hosts):
                 continue

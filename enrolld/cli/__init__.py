@@ -29,12 +29,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "realm": ("realm", "Device lines: add, list, show, export, apply, edit, challenge."),
     "profile": ("profile", "Rules for kinds of certificates: list, show, presets."),
     "trust": ("trust", "Manufacturers whose devices a realm admits: add, list, remove."),
-    "device": ("device", "Devices: add, import, list, show, secret, why, suspend, resume, replace, retire."),
+    "device": ("device", "Devices: add, import, set, list, show, secret, why, suspend, resume, replace, retire."),
     "request": ("request", "Requests that wait for you: list, show, approve, reject."),
     "cert": ("cert", "Issued certificates: list, show, revoke."),
     "ca": ("ca", "CA certificates: list, export."),
     "crl": ("crl", "Revocation lists: list, publish."),
     "audit": ("audit", "The audit trail: list, verify, export."),
+    "clock": ("clock", "A clock that once stood in the future: show, accept."),
     "explain": ("explain", "Say why a request was answered as it was, or what a captured request or CSR would get."),
 }
 """Each command's module under `enrolld.cli`, and its line of help."""

@@ -44,17 +44,25 @@ def cert() -> None:
 @options.any_realm
 @click.option("--device", metavar="NAME", help="Only this device's.")
 @click.option("--status", type=click.Choice(["valid", "revoked", "hold"]), help="Only of this status.")
+@click.option("--not-yet-valid", is_flag=True, help="Only those of a later date than now; see 'enrolld clock show'.")
 @options.paging
 @pass_session
 def list_(
-    session: Session, realm: str | None, device: str | None, status: str | None, limit: int, after: str | None
+    session: Session,
+    realm: str | None,
+    device: str | None,
+    status: str | None,
+    limit: int,
+    after: str | None,
+    *,
+    not_yet_valid: bool,
 ) -> None:
     """List certificates."""
     listing(
         session,
         COLUMNS,
         lambda core, count, position: core.certificates.list(
-            realm=realm, device=device, status=status, limit=count, after=position
+            realm=realm, device=device, status=status, not_yet_valid=not_yet_valid, limit=count, after=position
         ),
         limit=limit,
         after=after,

@@ -10,6 +10,7 @@ from enrolld.cli.frame import GroupWithGlobals, Session, listing, page, pass_ses
 
 if TYPE_CHECKING:
     from ca_core.core import Core
+    from ca_core.rows import CrlRow
 
 COLUMNS: list[output.Column] = [
     ("issuer", "issuer"),
@@ -39,12 +40,26 @@ def list_(session: Session, limit: int, after: str | None) -> None:
 
 @crl.command()
 @click.argument("issuer", required=False)
+@click.option(
+    "--redate", is_flag=True, help="Only those dated later than now, and date them back; see 'enrolld clock'."
+)
 @pass_session
-def publish(session: Session, issuer: str | None) -> None:
-    """Sign new CRLs now, of one issuer or of all; the daemon does it by itself when they are due."""
-    rows = [output.plain(row) for row in session.run(lambda core: core.crls.publish(issuer), key=True)]
+def publish(session: Session, issuer: str | None, *, redate: bool) -> None:
+    """Sign new CRLs now, of one issuer or of all; the daemon does it by itself when they are due.
+
+    --redate is for what a clock in the future has signed. Whoever kept that CRL can show it again when its time comes.
+    """
+
+    async def body(core: "Core") -> "Sequence[CrlRow]":
+        if redate:
+            return await core.clock.redate_crls(issuer, actor=session.actor)
+        return await core.crls.publish(issuer)
+
+    rows = [output.plain(row) for row in session.run(body, key=True)]
     if session.json:
         for row in rows:
             output.emit_json(row)
-    else:
+    elif rows:
         output.table(rows, COLUMNS)
+    else:
+        output.words("No CRL is dated later than now.")

@@ -78,6 +78,25 @@ def test_case_61_a_daemon_whose_clock_is_an_hour_behind_its_store_issues_nothing
     assert after.last_update_utc >= before.last_update_utc
 
 
+def test_case_61_a_store_that_a_clock_in_the_future_wrote_into_is_served_again_once_that_is_accepted(
+    own_field: Field,
+) -> None:
+    field, daemon = own_field, own_field.daemon
+    write_ahead(daemon, dt.timedelta(days=3650))
+    csrs = {protocol: field.csr(protocol=protocol) for protocol in (EST, SCEP)}
+    for protocol, csr in csrs.items():
+        assert_told_to_come_again(field.ask(csr, protocol))
+    assert "clock_behind" in codes_of_check(daemon)
+    accepted = run_enrolld(daemon.directory, "clock", "accept", "--reason", "a dead battery", "--yes", "--json")
+    assert json.loads(accepted.stdout)["behind"] is False
+    for protocol, csr in csrs.items():
+        answer = field.ask(csr, protocol).only
+        assert answer.status == 200, answer.body
+        assert field.certificates(field.name_in(protocol)) == 1
+    assert "clock_behind" not in codes_of_check(daemon)
+    assert json.loads(run_enrolld(daemon.directory, "audit", "verify", "--json").stdout)["ok"] is True
+
+
 def field_of_same(field: Field) -> Iterator[Field]:
     """Another device of the same daemon."""
     yield Field(field.daemon, field.ra, 0)

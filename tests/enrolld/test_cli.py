@@ -43,10 +43,11 @@ def test_every_command_of_the_first_release_is_there() -> None:
         "profile list", "profile show", "profile presets",
         "trust add", "trust list", "trust remove",
         "device add", "device list", "device show", "device secret", "device why", "device suspend", "device resume",
-        "device import", "device replace", "device retire",
+        "device import", "device set", "device replace", "device retire",
         "cert list", "cert show", "cert revoke",
         "ca list", "ca export",
         "crl list", "crl publish",
+        "clock show", "clock accept",
         "audit list", "audit verify", "audit export", "store copy",
     }  # fmt: skip
 

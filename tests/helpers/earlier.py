@@ -11,6 +11,7 @@ __all__ = ["take_back"]
 
 _REVISIONS = Path(migrating.__file__).with_name("migrations") / "versions"
 _TRIGGERS = ("device", "certificate", "device_secret")
+_TO_0008 = "DROP TABLE clock_step;"
 _TO_0007 = "ALTER TABLE issuer DROP COLUMN shared_root_id;"
 _TO_0006 = """
 DROP TABLE request;

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -184,7 +185,7 @@ async def test_a_list_shows_what_is_asked_for_page_by_page(core: Core) -> None:
     there = await enrolled(core, "d0", realm="other")
     await core.certificates.revoke(devices[1].serial, actor=ME)
 
-    async def shown(**filters: str) -> list[str]:
+    async def shown(**filters: Any) -> list[str]:
         serials: list[str] = []
         after = None
         while rows := await core.certificates.list(limit=2, after=after, **filters):
