@@ -220,8 +220,8 @@ CODES: dict[str, str] = {
     "renewal_san_mismatch": "A renewal must repeat the subjectAltName of the certificate it renews, or leave it out.",
     "ca_requested": "The CSR asks for a CA certificate; devices never get one.",
     "extension_not_allowed": "The CSR asks for a purpose that the profile does not give.",
-    "names_not_allowed": "The CSR asks for a name or attribute that the profile does not give; with others = 'drop' "
-    "the profile leaves such out instead.",
+    "names_not_allowed": "The CSR asks for a name, attribute or account (SID) that the profile does not give; with "
+    "others = 'drop' the profile leaves such out instead.",
     "profile_value_missing": "The profile names a value that the device's record or factory identity lacks: give it to "
     "the device ('enrolld device set'), or put '?' behind its name in the profile, which then leaves the field out.",
     "profile_value_invalid": "What the profile makes of the device's values is too long for the field, or no such "

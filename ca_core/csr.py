@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 from ca_core.errors import MalformedRequest, PopFailed, TooLarge
 from ca_core.public_key import MlDsaPublicKey, PublicKey, describe_key, encode_spki, key_kind, load_public_key
 
-__all__ = ["MAX_DER", "MAX_NAMES", "ParsedCsr", "canonical_san", "canonical_subject", "is_text"]
+__all__ = ["MAX_DER", "MAX_NAMES", "SID_EXTENSION", "ParsedCsr", "canonical_san", "canonical_subject", "is_text"]
 
 MAX_DER = 16 * 1024
 MAX_NAMES = 100
@@ -33,6 +33,8 @@ MAX_ATTRIBUTES = 32
 MAX_ATTRIBUTE_VALUE = 255  # RFC 2985 pkcs-9-ub-challengePassword, RFC 7894 ub-est-identity-linking
 MAX_COMMON_NAME = 64  # RFC 5280 ub-common-name
 MAX_SUBJECT_VALUE = 255
+SID_EXTENSION = "1.3.6.1.4.1.311.25.2"
+"""szOID_NTDS_CA_SECURITY_EXT: the account of a Windows domain that a certificate is for (MS-WCCE 2.2.2.7.7.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class ParsedCsr:
     `subject` is as sent; `common_name` is its one CN, None without any. `san` is canonical and sorted: `DNS:x` in
     lower case, `IP:x`, `URI:x`, and what no profile gives: `email:x`, `other:OID`, `dir:x`, `rid:OID`. `spki` is the
     key's one encoding, not necessarily the one sent. `ca_requested`: basicConstraints says CA, or keyUsage keyCertSign
-    or cRLSign. `challenge_password` and `identity_linking` (RFC 7894) are as sent, uninterpreted, maybe empty.
+    or cRLSign. `sid_requested`: it names an account of a Windows domain (`SID_EXTENSION`). `challenge_password` and
+    `identity_linking` (RFC 7894) are as sent, uninterpreted, maybe empty.
     `names_hash` is equal for the same subject and names, whatever string types, case of DNS names and order of names.
     """
 
@@ -56,6 +59,7 @@ class ParsedCsr:
     key: str
     signature_hash: str
     ca_requested: bool
+    sid_requested: bool
     extended_key_usages: tuple[str, ...]
     challenge_password: str | None = field(repr=False)
     identity_linking: str | None = field(repr=False)
@@ -75,24 +79,25 @@ class ParsedCsr:
         key = load_public_key(der[parts.spki])
         subject, common_name = _read_subject(csr)
         attributes = _read_attributes(der, parts.attributes)
-        san, ca_requested, usages = _read_extensions(csr, attributes.extensions)
+        asked = _read_extensions(csr, attributes.extensions)
         signature_hash = _check_signature(csr, der[parts.signed], key, allow_sha1=allow_sha1)
         spki = encode_spki(key)
         return cls(
             der=der,
             subject=subject,
             common_name=common_name,
-            san=san,
+            san=asked.san,
             public_key=key,
             spki=spki,
             spki_sha256=sha256(spki).digest(),
             key=describe_key(key),
             signature_hash=signature_hash,
-            ca_requested=ca_requested,
-            extended_key_usages=usages,
+            ca_requested=asked.ca,
+            sid_requested=asked.sid,
+            extended_key_usages=asked.usages,
             challenge_password=attributes.challenge_password,
             identity_linking=attributes.identity_linking,
-            names_hash=_names_hash(subject, san),
+            names_hash=_names_hash(subject, asked.san),
         )
 
 
@@ -252,16 +257,25 @@ def _refuse_attribute(kind: bytes, message: str) -> NoReturn:
     raise MalformedRequest(code, message)
 
 
-def _read_extensions(csr: x509.CertificateSigningRequest, der: bytes) -> tuple[tuple[str, ...], bool, tuple[str, ...]]:
-    """The names asked for, whether a CA certificate is asked for, and the extended key usages asked for."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the extensions of a request ask for; `ca` and `sid` as `ParsedCsr` has them."""
+
+    san: tuple[str, ...] = ()
+    ca: bool = False
+    sid: bool = False
+    usages: tuple[str, ...] = ()
+
+
+def _read_extensions(csr: x509.CertificateSigningRequest, der: bytes) -> _Asked:
     if not der:
-        return (), False, ()
+        return _Asked()
     # "Extensions ::= SEQUENCE SIZE (1..MAX) OF Extension" -- RFC 5280 4.1
     if der == b"\x30\x00":  # enforces case 2
         raise MalformedRequest("csr_extension_malformed", "The CSR's extensionRequest is empty.")
     san: tuple[str, ...] = ()
     usages: tuple[str, ...] = ()
-    ca_requested = False
+    ca_requested = sid_requested = False
     for extension in _extensions(csr):
         value = extension.value
         if isinstance(value, x509.SubjectAlternativeName):
@@ -280,7 +294,8 @@ def _read_extensions(csr: x509.CertificateSigningRequest, der: bytes) -> tuple[t
             ca_requested |= value.key_cert_sign or value.crl_sign
         elif isinstance(value, x509.ExtendedKeyUsage):
             usages = tuple(oid.dotted_string for oid in value)
-    return san, ca_requested, usages
+        sid_requested |= extension.oid.dotted_string == SID_EXTENSION
+    return _Asked(san, ca_requested, sid_requested, usages)
 
 
 def _extensions(csr: x509.CertificateSigningRequest) -> x509.Extensions:

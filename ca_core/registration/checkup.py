@@ -12,6 +12,7 @@ from ca_core.authority.plan import CLIENT_AUTH
 from ca_core.errors import CoreError, HsmUnfit, IssuerUnfit
 from ca_core.names import DEFAULT_REALM
 from ca_core.records.times import rfc3339
+from ca_core.registration.profile_document import profile_faults
 from ca_core.registration.ra import RaCertificates
 from ca_core.registration.realm import Realms
 from ca_core.registration.servers import ServerCertificates
@@ -161,6 +162,17 @@ class Checkup:
     async def _check_profiles(self, now: dt.datetime) -> list[Finding]:
         from ca_core.registration.lint import lint  # heavy, and of no use to the daemon
 
+        # What an earlier version let pass.
+        faults = [
+            _finding(
+                "error", "profile_invalid", f"realm {found.name}: {fault}", f"run 'enrolld realm edit {found.name}'"
+            )
+            for found in (await self._realms.current()).values()
+            for name, profile in found.document.profiles.items()
+            for fault in profile_faults(f"profiles.{name}", name, profile)
+        ]
+        if faults:
+            return faults
         linted = [
             _finding(
                 "error" if each.severity in ("fatal", "error") else "warning",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from cryptography import x509
 
-from ca_core.csr import ParsedCsr, canonical_san, canonical_subject
+from ca_core.csr import SID_EXTENSION, ParsedCsr, canonical_san, canonical_subject
 from ca_core.errors import BadKey, MalformedRequest, NotAuthorized, OperatorError, Refusal
 from ca_core.model import Means, Operation
 from ca_core.public_key import key_kind
@@ -215,6 +215,8 @@ class _Examination:
         ]
         left = sorted(dict.fromkeys(left))
         left += [("SAN", name) for name in self._csr.san if name not in names]
+        if self._csr.sid_requested:
+            left.append((f"extension {SID_EXTENSION} (SID)", ""))
         told = {(each.field, each.value) for each in self._fields if each.outcome == "refused"}
         # A renewal must repeat what its certificate has, also what the record has lost since (RFC 7030 4.2.2).
         repeated = _san_of(self._renewed) if self._renewed is not None else ()

@@ -1,6 +1,7 @@
 """What a profile writes in its own words: OIDs, extended key usages, policies, extensions. All raise `OperatorError`.
 
-What would make a device's certificate a CA's, a responder's or an enrollment server's is refused here.
+What would make a device's certificate a CA's, a responder's or an enrollment server's, or would give it power over
+others in a Windows domain, is refused here.
 """
 
 import base64
@@ -12,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, ObjectIdent
 
 from ca_core import der
 from ca_core.authority.plan import OwnExtension, Policy
+from ca_core.csr import SID_EXTENSION
 from ca_core.errors import OperatorError
 
 __all__ = [
@@ -41,7 +43,26 @@ _REFUSED_USAGES = {
     "1.3.6.1.5.5.7.3.27": ("cmcCA", "the device could act as a CA"),
     "1.3.6.1.5.5.7.3.28": ("cmcRA", "EST clients would take the device for their server"),
     "1.3.6.1.5.5.7.3.29": ("cmcArchive", "the device could act as a key archive"),
+    "1.3.6.1.5.5.7.3.32": ("cmKGA", "the device could make the keys of others"),  # RFC 9480 4.1
+    "1.3.6.1.5.5.7.3.10": ("dvcs", "the device could vouch for what others signed"),  # RFC 3029
+    "1.3.6.1.5.5.7.3.15": ("scvpServer", "the device could vouch for any chain"),  # RFC 5055
     "1.3.6.1.4.1.11129.2.4.4": ("certificateTransparency", "the device could sign precertificates"),
+    # Microsoft's: what Windows and AD CS let a holder do to others. Names are those of its certificate templates.
+    "1.3.6.1.4.1.311.10.12.1": ("anyApplicationPolicy", "it would mean any purpose, also those of a CA"),
+    "1.3.6.1.4.1.311.20.2.1": ("enrollmentAgent", "the device could enroll in the name of any user"),
+    "1.3.6.1.4.1.311.21.5": ("caExchange", "others would encrypt their private keys to the device"),
+    "1.3.6.1.4.1.311.21.6": ("keyRecoveryAgent", "the device could recover the private keys of others"),
+    "1.3.6.1.4.1.311.10.3.11": ("keyRecovery", "the device could recover the private keys of others"),
+    "1.3.6.1.4.1.311.10.3.4.1": ("efsRecovery", "the device could decrypt the files of others"),
+    "1.3.6.1.4.1.311.67.1.2": ("bitLockerRecovery", "the device could decrypt the disks of others"),
+    "1.3.6.1.4.1.311.10.3.1": ("trustListSigning", "the device could say which CAs are trusted"),
+    "1.3.6.1.4.1.311.10.3.9": ("rootListSigning", "the device could say which CAs are trusted"),
+    "1.3.6.1.4.1.311.20.1": ("autoEnrollTrustList", "the device could say where others enroll"),
+    "1.3.6.1.4.1.311.10.3.10": ("qualifiedSubordination", "the device could certify CAs"),
+    "1.3.6.1.4.1.311.10.3.2": ("msTimeStamping", "a device is no time stamp authority"),
+    "1.3.6.1.4.1.311.2.1.21": ("msCodeIndividual", "a device signs no code"),
+    "1.3.6.1.4.1.311.2.1.22": ("msCodeCommercial", "a device signs no code"),
+    "1.3.6.1.4.1.311.61.1.1": ("kernelModeCodeSigning", "a device signs no code"),
 }
 _NOT_USAGES = ("keyCertSign", "cRLSign")
 PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
@@ -56,6 +77,15 @@ _KEPT_ARCS = (
     "1.3.6.1.4.1.11129.2.4.",  # certificate transparency
     "2.16.840.1.113730.1.",  # Netscape, whose certificate type has bits for CAs
 )
+_REFUSED_EXTENSIONS = {
+    # MS-WCCE 2.2.2.7.7.4: a domain controller takes the certificate for that account's, whatever its names say.
+    SID_EXTENSION: "a Windows domain would take the device for any account",
+    # Windows reads it as it reads extendedKeyUsage, and sooner (CVE-2024-49019).
+    "1.3.6.1.4.1.311.21.10": "a second extended key usage, which nothing here looks into",
+    "1.3.6.1.4.1.311.21.11": "it maps policies, as a CA's certificate does",
+    "1.3.6.1.4.1.311.21.12": "it constrains policies, as a CA's certificate does",
+    "1.3.6.1.4.1.311.21.1": "it tells the version of a CA's key",
+}
 _KEPT = frozenset(oid.dotted_string for oid in vars(ExtensionOID).values() if isinstance(oid, ObjectIdentifier))
 
 
@@ -105,6 +135,9 @@ def extension_of(oid: str, kind: str, value: str, critical: bool) -> OwnExtensio
         raise OperatorError(
             "extension_kept", f"the extension {dotted} is enrolld's own to set", "use the key that is made for it"
         )
+    if dotted in _REFUSED_EXTENSIONS:  # enforces case 10
+        why = _REFUSED_EXTENSIONS[dotted]
+        raise OperatorError("extension_refused", f"the extension {dotted} is given to no device: {why}", "leave it out")
     try:
         encoded = _ENCODERS[kind](value)
     except (ValueError, KeyError) as exc:

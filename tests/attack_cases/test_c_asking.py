@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ca_core.authority.plan import general_name
 from ca_core.core import Core
-from ca_core.csr import ParsedCsr
+from ca_core.csr import SID_EXTENSION, ParsedCsr
 from ca_core.errors import OperatorError, Refusal
 from ca_core.model import DeviceRecord, DeviceState, Evidence, Means, Operation
 from ca_core.registration.document import RealmDocument, parse_toml, validated
@@ -120,6 +120,24 @@ DANGEROUS = {
     "timeStamping": "1.3.6.1.5.5.7.3.8",
     "anyExtendedKeyUsage": "2.5.29.37.0",
     "cmcRA": "1.3.6.1.5.5.7.3.28",
+    "cmKGA": "1.3.6.1.5.5.7.3.32",
+    "dvcs": "1.3.6.1.5.5.7.3.10",
+    "scvpServer": "1.3.6.1.5.5.7.3.15",
+    "anyApplicationPolicy": "1.3.6.1.4.1.311.10.12.1",
+    "enrollmentAgent": "1.3.6.1.4.1.311.20.2.1",
+    "caExchange": "1.3.6.1.4.1.311.21.5",
+    "keyRecoveryAgent": "1.3.6.1.4.1.311.21.6",
+    "keyRecovery": "1.3.6.1.4.1.311.10.3.11",
+    "efsRecovery": "1.3.6.1.4.1.311.10.3.4.1",
+    "bitLockerRecovery": "1.3.6.1.4.1.311.67.1.2",
+    "trustListSigning": "1.3.6.1.4.1.311.10.3.1",
+    "rootListSigning": "1.3.6.1.4.1.311.10.3.9",
+    "autoEnrollTrustList": "1.3.6.1.4.1.311.20.1",
+    "qualifiedSubordination": "1.3.6.1.4.1.311.10.3.10",
+    "msTimeStamping": "1.3.6.1.4.1.311.10.3.2",
+    "msCodeIndividual": "1.3.6.1.4.1.311.2.1.21",
+    "msCodeCommercial": "1.3.6.1.4.1.311.2.1.22",
+    "kernelModeCodeSigning": "1.3.6.1.4.1.311.61.1.1",
 }
 
 
@@ -140,6 +158,50 @@ async def test_case_23_a_purpose_that_endangers_the_ca_is_refused_to_requests_an
     assert len(twin.profiles["device"].rules.extended_key_usages) == 2
     asking = request(extensions=[x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])])
     assert await code_of(core, evidence, asking) == "issued"
+
+
+SID = x509.UnrecognizedExtension(x509.ObjectIdentifier(SID_EXTENSION), b"\x30\x02\xa0\x00")
+
+
+@pytest.mark.parametrize("others", ["drop", "refuse"])
+def test_case_10_an_account_of_a_windows_domain_that_a_request_names_is_never_given(others: str) -> None:
+    profile = ProfileDocument(others="refuse" if others == "refuse" else "drop")
+    found = examined(profile, request(extensions=[SID]))
+    if others == "drop":
+        assert (codes(found), found.dropped) == ([], (f"extension {SID_EXTENSION} (SID)",))
+    else:
+        assert codes(found) == ["names_not_allowed"]
+    plain = examined(profile, request(extensions=[_PLAIN]))  # the twin
+    assert (codes(plain), plain.dropped) == ([], ())
+
+
+async def test_case_10_an_account_that_was_asked_for_is_told_to_the_audit_trail(core: Core) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    issued = await ask(core, Evidence(secret=handed.secret), request(extensions=[SID]))
+    asked = x509.load_der_x509_certificate(issued.certificate).extensions
+    assert SID_EXTENSION not in {extension.oid.dotted_string for extension in asked}
+    (event,) = [each for each in await core.audit.list(limit=50) if each.action == "certificate.issued"]
+    assert f"extension {SID_EXTENSION} (SID)" in str(event)
+
+
+@pytest.mark.parametrize(
+    "oid",
+    [
+        pytest.param(SID_EXTENSION, id="sid"),
+        pytest.param("1.3.6.1.4.1.311.21.10", id="application-policies"),
+        pytest.param("1.3.6.1.4.1.311.21.11", id="policy-mappings"),
+        pytest.param("1.3.6.1.4.1.311.21.12", id="policy-constraints"),
+        pytest.param("1.3.6.1.4.1.311.21.1", id="ca-version"),
+    ],
+)
+def test_case_10_a_profile_gives_no_extension_that_has_power_over_others_in_a_windows_domain(oid: str) -> None:
+    with pytest.raises(OperatorError) as caught:
+        parse_toml(f'{MINIMAL}extensions = [{{oid = "{oid}", value = "MAA="}}]')
+    told = f"profiles.device.extensions[0]: the extension {oid} is given to no device: "
+    assert (caught.value.code, told in caught.value.message) == ("document_invalid", True)
+    assert "(leave it out)" in caught.value.message
+    template = parse_toml(f'{MINIMAL}extensions = [{{oid = "1.3.6.1.4.1.311.20.2", value = "MAA="}}]')  # the twin
+    assert template.profiles["device"].rules.own
 
 
 async def test_case_24_no_device_has_a_path_length_and_no_issuing_ca_can_have_a_ca_below_it(core: Core) -> None:

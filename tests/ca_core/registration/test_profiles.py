@@ -16,6 +16,7 @@ from ca_core.core import Core
 from ca_core.csr import ParsedCsr
 from ca_core.errors import OperatorError
 from ca_core.model import Evidence
+from ca_core.registration import values
 from ca_core.registration.document import default_document, parse_toml, profile_toml, to_toml
 from ca_core.registration.lint import can_lint, lint, lint_certificate, sample_certificates
 from ca_core.registration.presets import PRESETS, preset
@@ -153,6 +154,21 @@ async def test_check_tells_what_pkilint_says(core: Core) -> None:
     assert "profile_lint" not in {finding.code for finding in await core.check()}
     await core.realms.replace(found, document, "realm.applied", {}, ME)  # as if pkilint was not there
     assert "profile_lint" in {finding.code for finding in await core.check()}
+
+
+async def test_check_tells_of_a_stored_profile_that_could_not_be_applied_today(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = await core.realms.get("default")
+    agent = ProfileDocument(extended_key_usages=("clientAuth", "1.3.6.1.4.1.311.20.2.1"))
+    document = msgspec.structs.replace(found.document, profiles={**found.document.profiles, "device": agent})
+    assert "profile_invalid" not in {finding.code for finding in await core.check()}
+    with monkeypatch.context() as before:
+        before.setattr(values, "_REFUSED_USAGES", {})  # as it was in an earlier version
+        await core.realms.replace(found, document, "realm.applied", {}, ME)
+    (finding,) = [finding for finding in await core.check() if finding.code == "profile_invalid"]
+    assert "realm default: profiles.device.extended_key_usages: 'enrollmentAgent' is given to" in finding.message
+    assert finding.remedy == "run 'enrolld realm edit default'"
 
 
 @pytest.mark.parametrize("kind", KEYS)
