@@ -356,7 +356,7 @@ def _read_subject(csr: x509.CertificateSigningRequest) -> tuple[x509.Name, str |
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!#-;=?-_a-z~%]+")  # RFC 3986, without the delimiters it leaves out
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!#-;=?-\[\]_a-z~]+")  # RFC 3986, without the delimiters it leaves out
 _MAILBOX = re.compile(r"[!-?A-~]+@[A-Za-z0-9._:\[\]-]+")
 
 

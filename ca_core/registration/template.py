@@ -2,9 +2,7 @@
 
 A template is text with placeholders in braces: `{device.name}.cams.example.com`. A placeholder names a fact, with `?`
 behind it when the field may be left out for want of it. `{csr:GLOB}` stands alone, and takes what the request itself
-asks for, where that matches. In a glob `*` is one or more characters, and never one that separates parts of a name; all
-else stands for itself. There are no regular expressions, no escapes and no braces in text. Matching takes time in
-proportion to the text.
+asks for, where that matches. There are no regular expressions, no escapes and no braces in text.
 """
 
 import ipaddress
@@ -14,8 +12,11 @@ from dataclasses import dataclass
 
 from ca_core.errors import OperatorError
 from ca_core.names import parse_san
+from ca_core.registration import uri_pattern
+from ca_core.registration.glob import Glob
+from ca_core.registration.uri_pattern import UriPattern
 
-__all__ = ["FACTS", "NAME_KINDS", "SEPARATORS", "Glob", "NameTemplate", "Template"]
+__all__ = ["FACTS", "NAME_KINDS", "SEPARATORS", "NameTemplate", "Template"]
 
 FACTS = (
     "device.name",
@@ -28,7 +29,7 @@ FACTS = (
 )
 """What a placeholder may name: of the device's record, of the factory identity that it has proven, and the realm."""
 
-SEPARATORS = {"DNS": ".", "URI": "/?#@", "email": "@", "IP": "", "": ""}
+SEPARATORS = {"DNS": ".", "URI": uri_pattern.SEPARATORS, "email": "@", "IP": "", "": ""}
 """By kind of alternative name (and none, for the subject): the characters that a `*` never stands for."""
 
 NAME_KINDS = ("DNS", "IP", "URI", "email")
@@ -36,40 +37,6 @@ _ALL_NAMES = "device.names"
 _CSR = "csr:"
 _LONGEST = 255
 _PIECE = re.compile(r"\{([^{}]*)\}|([{}])|([^{}]+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Glob:
-    """A pattern that a whole text must match. `separators` are characters that `*` never stands for."""
-
-    pattern: str
-    separators: str = ""
-
-    def matches(self, text: str) -> bool:
-        """Whether it does."""
-        if not self.separators:
-            return _matches_part(self.pattern, text)
-        cut = f"([{re.escape(self.separators)}])"
-        wanted, given = re.split(cut, self.pattern), re.split(cut, text)
-        return len(wanted) == len(given) and all(
-            a == b if index % 2 else _matches_part(a, b) for index, (a, b) in enumerate(zip(wanted, given, strict=True))
-        )
-
-
-def _matches_part(pattern: str, text: str) -> bool:
-    first, *rest = pattern.split("*")
-    if not rest:
-        return text == first
-    if not text.startswith(first):
-        return False
-    # The leftmost place of each piece is as good as any other, so nothing is ever tried twice.
-    end = len(first)
-    for piece in rest[:-1]:
-        found = text.find(piece, end + 1)
-        if found < 0:
-            return False
-        end = found + len(piece)
-    return text.endswith(rest[-1]) and len(text) - len(rest[-1]) > end
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +87,15 @@ class Template:
 class NameTemplate:
     """A parsed template of alternative names.
 
-    `kind` is one of `NAME_KINDS`, or empty for all names of the device's record; `network` limits addresses that the
-    request asks for.
+    `kind` is one of `NAME_KINDS`, or empty for all names of the device's record; `network` and `uri` limit
+    addresses and URIs that the request asks for.
     """
 
     text: str
     kind: str
     value: Template
     network: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
+    uri: UriPattern | None = None
 
     @classmethod
     def parse(cls, text: str) -> "NameTemplate":
@@ -165,6 +133,8 @@ class NameTemplate:
             return False
         if self.network is not None:
             return ipaddress.ip_address(value) in self.network  # enforces case 25
+        if self.uri is not None:
+            return self.uri.matches(value)
         return self.value.asked.matches(value)  # enforces case 25
 
 
@@ -186,6 +156,12 @@ def _asked_names(text: str, inner: str) -> NameTemplate:
     if not colon or kind not in NAME_KINDS:
         raise _invalid(text, "csr: needs a kind of name", "write, for instance, {csr:DNS:*.example.com}")
     value = _parse_asked(text, glob, kind)
+    if kind == "URI" and value.asked is not None:
+        try:
+            return NameTemplate(text, kind, value, uri=UriPattern.parse(value.asked.pattern))
+        except ValueError as exc:
+            remedy = "write, for instance, {csr:URI:https://*.example.com/x/*} or {csr:URI:urn:x:*}"
+            raise _invalid(text, str(exc), remedy) from exc
     if kind != "IP" or value.asked is None or value.asked.pattern == "*":
         return NameTemplate(text, kind, value)
     try:

@@ -269,6 +269,94 @@ def test_case_25_no_device_gets_the_name_of_its_server_on_its_own_word() -> None
     assert examined(LINE, csr).names == ("DNS:est.cams.example.com",)  # the twin
 
 
+_WEB = "{csr:URI:https://*.example.com/x/*}"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "uri"),
+    [
+        pytest.param(_WEB, "http://a.example.com/x/1", id="scheme"),
+        pytest.param(_WEB, "https+x://a.example.com/x/1", id="longer-scheme"),
+        pytest.param(_WEB, "https:a.example.com/x/1", id="no-authority"),
+        pytest.param(_WEB, "https:///a.example.com/x/1", id="empty-authority"),
+        pytest.param(_WEB, "https://evil.com/x.example.com/x/1", id="host-in-path"),
+        pytest.param(_WEB, "https://evil.com/.example.com/x/1", id="suffix-in-path"),
+        pytest.param(_WEB, "https://evil.com?.example.com/x/1", id="suffix-in-query"),
+        pytest.param(_WEB, "https://evil.com#.example.com/x/1", id="suffix-in-fragment"),
+        pytest.param(_WEB, "https://a.example.com@evil.com/x/1", id="user"),
+        pytest.param(_WEB, "https://evil.com@a.example.com/x/1", id="user-before-the-host"),
+        pytest.param(_WEB, "https://u:p@a.example.com/x/1", id="password"),
+        pytest.param(_WEB, "https://evil.com:1.example.com/x/1", id="port-in-the-label"),
+        pytest.param(_WEB, "https://a.example.com:8443/x/1", id="port"),
+        pytest.param(_WEB, "https://a.example.com:443/x/1", id="default-port"),
+        pytest.param(_WEB, "https://a.example.com:/x/1", id="empty-port"),
+        pytest.param(_WEB, "https://a.b.example.com/x/1", id="two-labels"),
+        pytest.param(_WEB, "https://example.com/x/1", id="no-label"),
+        pytest.param(_WEB, "https://.example.com/x/1", id="empty-label"),
+        pytest.param(_WEB, "https://a.example.com./x/1", id="trailing-dot"),
+        pytest.param(_WEB, "https://a.example.com.evil.com/x/1", id="longer-host"),
+        pytest.param(_WEB, "https://evil%2ecom%2f.example.com/x/1", id="escapes-in-host"),
+        pytest.param(_WEB, "https://evil.com%2F.example.com/x/1", id="escaped-slash-in-host"),
+        pytest.param(_WEB, "https://[::1].example.com/x/1", id="address-and-labels"),
+        pytest.param(_WEB, "https://[::1]/x/1", id="ipv6"),
+        pytest.param(_WEB, "https://a.example.com/x/1/2", id="deeper"),
+        pytest.param(_WEB, "https://a.example.com/x/..", id="dots"),
+        pytest.param(_WEB, "https://a.example.com/x/%2e%2E", id="escaped-dots"),
+        pytest.param(_WEB, "https://a.example.com/x/1%2F..", id="escaped-slash"),
+        pytest.param(_WEB, "https://a.example.com/x/1%5c2", id="escaped-backslash"),
+        pytest.param(_WEB, "https://a.example.com/x/1%252e", id="escaped-twice"),
+        pytest.param(_WEB, "https://a.example.com/x/%00", id="escaped-nul"),
+        pytest.param(_WEB, "https://a.example.com/x/%0d%0a", id="escaped-line"),
+        pytest.param(_WEB, "https://a.example.com/x/%zz", id="broken-escape"),
+        pytest.param(_WEB, "https://a.example.com/x/", id="nothing"),
+        pytest.param(_WEB, "https://a.example.com/x/1?q", id="query"),
+        pytest.param(_WEB, "https://a.example.com/X/1", id="case-of-the-path"),
+        pytest.param("{csr:URI:https://*.0.0.1/}", "https://127.0.0.1/", id="ipv4-under-a-star"),
+        pytest.param("{csr:URI:https://*/}", "https://2130706433/", id="ipv4-as-a-number"),
+        pytest.param("{csr:URI:https://*/}", "https://0x7f000001/", id="ipv4-in-hex"),
+        pytest.param("{csr:URI:https://[2001:db8::1]/}", "https://[2001:db8::2]/", id="other-ipv6"),
+        pytest.param("{csr:URI:https://a.example.com:8443/*}", "https://a.example.com/1", id="no-port"),
+        pytest.param("{csr:URI:https://a.example.com:8443/*}", "https://a.example.com:84430/1", id="longer-port"),
+        pytest.param("{csr:URI:urn:x:*}", "urn:y:1", id="other-urn"),
+        pytest.param("{csr:URI:urn:x:*}", "urn://x:1", id="urn-with-authority"),
+        pytest.param("{csr:URI:urn:x:*}", "urn:x:1/2", id="urn-and-path"),
+        pytest.param("{csr:URI:urn:x:*}", "urn:x:%00", id="urn-and-nul"),
+    ],
+)
+def test_case_25_a_uri_of_the_request_that_only_looks_like_what_is_allowed_is_refused(pattern: str, uri: str) -> None:
+    found = examined(ProfileDocument(names=(pattern,)), request(x509.UniformResourceIdentifier(uri)))
+    assert (codes(found), found.names) == (["csr_value_not_allowed"], ())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "uri"),
+    [
+        (_WEB, "https://a.example.com/x/1"),
+        (_WEB, "HTTPS://A.Example.COM/x/1"),
+        (_WEB, "https://a_b-1.example.com/x/a%20b"),
+        ("{csr:URI:https://cam-*.example.com}", "https://cam-7.example.com"),
+        ("{csr:URI:https://a.example.com:8443/*}", "https://a.example.com:8443/1"),
+        ("{csr:URI:https://10.0.0.1/*}", "https://10.0.0.1/1"),
+        ("{csr:URI:https://[2001:DB8:0::1]/*}", "https://[2001:db8::1]/1"),
+        ("{csr:URI:spiffe://line/ns/*/sa/*}", "spiffe://line/ns/a/sa/b"),
+        ("{csr:URI:URN:x:*}", "urn:x:1:2"),
+        ("{csr:URI:tag:example.com,2026:*}", "tag:example.com,2026:a"),
+    ],
+)
+def test_case_25_a_uri_of_the_request_that_is_allowed_is_given_as_it_was_asked(pattern: str, uri: str) -> None:
+    found = examined(ProfileDocument(names=(pattern,)), request(x509.UniformResourceIdentifier(uri)))
+    assert (codes(found), found.names) == ([], (f"URI:{uri}",))
+
+
+@pytest.mark.parametrize("tag", ["tag:microsoft.com,2022-09-14:sid:", "Tag:Microsoft.com,2022-09-14:SID:"])
+def test_case_10_a_uri_that_names_an_account_of_a_windows_domain_is_never_taken_from_a_request(tag: str) -> None:
+    profile = ProfileDocument(names=("{csr:URI:tag:*}",))
+    account = request(x509.UniformResourceIdentifier(f"{tag}S-1-5-21-1-2-3-500"))
+    assert codes(examined(profile, account)) == ["csr_value_not_allowed"]
+    other = request(x509.UniformResourceIdentifier(f"{tag.replace('14', '15')}S-1-5-21-1-2-3-500"))  # the twin
+    assert codes(examined(profile, other)) == []
+
+
 @pytest.mark.parametrize(
     ("means", "code"), [(Means.SECRET, "profile_value_missing"), (Means.IDEVID, None)], ids=["secret", "twin-idevid"]
 )

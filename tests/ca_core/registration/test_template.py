@@ -7,7 +7,8 @@ import re
 import pytest
 
 from ca_core.errors import OperatorError
-from ca_core.registration.template import FACTS, Glob, NameTemplate, Template
+from ca_core.registration.glob import Glob
+from ca_core.registration.template import FACTS, NameTemplate, Template
 
 FILLED: dict[str, str | None] = {**dict.fromkeys(FACTS, "x"), "device.name": "cam-1", "device.owner": None}
 
@@ -85,6 +86,19 @@ def test_a_template_of_names_keeps_its_text(text: str) -> None:
         ("{csr:dir:*}", "template_invalid"),
         ("{csr:IP:10.*}", "template_invalid"),
         ("{csr:IP:10.0.0.1/8}", "template_invalid"),
+        ("{csr:URI:*}", "template_invalid"),
+        ("{csr:URI:*://a.example.com/}", "template_invalid"),
+        ("{csr:URI:https:*}", "template_invalid"),
+        ("{csr:URI:https://a@b.example.com/}", "template_invalid"),
+        ("{csr:URI:https://a%2e.example.com/}", "template_invalid"),
+        ("{csr:URI:https://a.example.com:*/}", "template_invalid"),
+        ("{csr:URI:https://a.example.com:65536/}", "template_invalid"),
+        ("{csr:URI:https://[::1/}", "template_invalid"),
+        ("{csr:URI:https://[fe80::1%25eth0]/}", "template_invalid"),
+        ("{csr:URI:https://a.example.com/../*}", "template_invalid"),
+        ("{csr:URI:https://a.example.com/%2f*}", "template_invalid"),
+        ("{csr:URI:https://a.example.com/ *}", "template_invalid"),
+        ("{csr:URI:tag:microsoft.com,2022-09-14:sid:*}", "template_invalid"),
         ("DNS:*.example.com", "host_invalid"),
         ("IP:10.0.0", "san_invalid"),
         ("email:x", "san_invalid"),
