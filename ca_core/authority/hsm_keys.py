@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from ca_core.authority.hsm import Hsm, TokenSession
-from ca_core.authority.hsm_private_keys import HsmEcKey, HsmRsaKey, KeyReference
+from ca_core.authority.hsm_private_keys import HsmEcKey, HsmEd25519Key, HsmRsaKey, KeyReference
 from ca_core.errors import HsmUnfit
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HSM_KINDS",
+    "HsmPublicKey",
     "check_mechanisms",
     "destroy_key",
     "load_ra_key",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-HsmPublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+HsmPublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 _CURVES: dict[str, tuple[type[ec.EllipticCurve], bytes]] = {
     # the curve, and its OID in DER as CKA_EC_PARAMS has it
@@ -36,8 +37,9 @@ _CURVES: dict[str, tuple[type[ec.EllipticCurve], bytes]] = {
     "p-384": (ec.SECP384R1, bytes.fromhex("06052b81040022")),
     "p-521": (ec.SECP521R1, bytes.fromhex("06052b81040023")),
 }
-HSM_KINDS = ("rsa-2048", "rsa-3072", "rsa-4096", *_CURVES)
-"""The kinds of keys that can be made in a token."""
+_ED25519 = bytes.fromhex("06032b6570")  # likewise, RFC 8410 3
+HSM_KINDS = ("rsa-2048", "rsa-3072", "rsa-4096", *_CURVES, "ed25519")
+"""The kinds of keys that can be made in a token. ML-DSA came with PKCS#11 3.2, which few tokens know."""
 
 
 def check_mechanisms(hsm: Hsm, token: str, kind: str, *, decrypts: bool = False) -> None:
@@ -53,6 +55,11 @@ def check_mechanisms(hsm: Hsm, token: str, kind: str, *, decrypts: bool = False)
         )
     if kind in _CURVES:
         wanted = [(Mechanism.EC_KEY_PAIR_GEN, MechanismFlag.GENERATE_KEY_PAIR), (Mechanism.ECDSA, MechanismFlag.SIGN)]
+    elif kind == "ed25519":
+        wanted = [
+            (Mechanism.EC_EDWARDS_KEY_PAIR_GEN, MechanismFlag.GENERATE_KEY_PAIR),
+            (Mechanism.EDDSA, MechanismFlag.SIGN),
+        ]
     else:
         wanted = [
             (Mechanism.RSA_PKCS_KEY_PAIR_GEN, MechanismFlag.GENERATE_KEY_PAIR),
@@ -102,7 +109,7 @@ def destroy_key(hsm: Hsm, reference: KeyReference) -> None:
 
 def load_signing_key(
     hsm: Hsm, reference: KeyReference, public_key: HsmPublicKey, name: str
-) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey:
     """The signing key of a certificate with `public_key`, after a signature of it was verified.
 
     Raises `HsmUnfit`, `SignerUnavailable`.
@@ -115,6 +122,10 @@ def load_signing_key(
                 rsa_key.sign(probe, padding.PKCS1v15(), hashes.SHA256()), probe, padding.PKCS1v15(), hashes.SHA256()
             )
             return rsa_key
+        if isinstance(public_key, ed25519.Ed25519PublicKey):
+            edwards_key = HsmEd25519Key(hsm, reference, public_key)
+            public_key.verify(edwards_key.sign(probe), probe)
+            return edwards_key
         ec_key = HsmEcKey(hsm, reference, public_key)
         public_key.verify(ec_key.sign(probe, ec.ECDSA(hashes.SHA256())), probe, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature as exc:
@@ -163,6 +174,10 @@ def _generate(writing: "pkcs11.Session", reference: KeyReference, kind: str, *, 
         point = public[Attribute.EC_POINT]
         length = 1 + 2 * ((curve().key_size + 7) // 8)
         made: HsmPublicKey = ec.EllipticCurvePublicKey.from_encoded_point(curve(), point[-length:])
+    elif kind == "ed25519":
+        domain = writing.create_domain_parameters(KeyType.EC_EDWARDS, {Attribute.EC_PARAMS: _ED25519}, local=True)
+        public, private = domain.generate_keypair(**named)
+        made = ed25519.Ed25519PublicKey.from_public_bytes(public[Attribute.EC_POINT][-32:])
     else:
         public, private = writing.generate_keypair(KeyType.RSA, int(kind.removeprefix("rsa-")), **named)
         modulus, exponent = (int.from_bytes(public[a], "big") for a in (Attribute.MODULUS, Attribute.PUBLIC_EXPONENT))

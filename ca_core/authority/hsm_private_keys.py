@@ -2,6 +2,7 @@
 
 So certificates are built the same way wherever the key is; that builders take such a subclass is held by a test. Hashes
 are made here, and the token signs those alone (CKM_RSA_PKCS over a DigestInfo, CKM_ECDSA): a long CRL need not travel.
+Ed25519 has no such way (RFC 8032 8.5): there the token gets all that is signed.
 
 Import this from `authority.issuance` and `authority.hsm_keys` alone: whoever can name a signer can sign.
 """
@@ -14,7 +15,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric import utils as asymmetric
 from cryptography.utils import Buffer
 
@@ -24,7 +25,7 @@ from ca_core.errors import HsmUnfit, SignerUnavailable
 if TYPE_CHECKING:
     import pkcs11
 
-__all__ = ["HsmEcKey", "HsmRsaKey", "KeyReference"]
+__all__ = ["HsmEcKey", "HsmEd25519Key", "HsmRsaKey", "KeyReference"]
 
 T = TypeVar("T")
 
@@ -227,6 +228,28 @@ class HsmEcKey(_HsmKey, ec.EllipticCurvePrivateKey):
         raw = self.sign_raw(digest, Mechanism.ECDSA)
         half = len(raw) // 2
         return asymmetric.encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
+
+
+class HsmEd25519Key(_HsmKey, ed25519.Ed25519PrivateKey):
+    """An Ed25519 key in a token."""
+
+    def __init__(self, hsm: Hsm, reference: KeyReference, public_key: ed25519.Ed25519PublicKey) -> None:
+        super().__init__(hsm, reference)
+        self._public_key = public_key
+
+    def public_key(self) -> ed25519.Ed25519PublicKey:
+        """The key in the certificate."""
+        return self._public_key
+
+    def private_bytes_raw(self) -> NoReturn:
+        """Never."""
+        raise TypeError("the key is in a HSM")
+
+    def sign(self, data: Buffer) -> bytes:
+        """The pure signature over `data` (RFC 8032). Raises `HsmUnfit`, `SignerUnavailable`."""
+        from pkcs11 import Mechanism
+
+        return self.sign_raw(bytes(data), Mechanism.EDDSA)
 
 
 def _digest(data: Buffer, algorithm: hashes.HashAlgorithm) -> bytes:

@@ -141,7 +141,7 @@ class Keyring:
     async def _signer_of(self, kept: bytes, name: str, public_key: PublicKey) -> Signer:
         if not KeyReference.is_one(kept):
             return software_signer(self._open_fitting(kept, name, public_key))
-        if not isinstance(public_key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        if not isinstance(public_key, hsm_keys.HsmPublicKey):
             raise InternalError(f"the key {name} is of a kind that is not used in a HSM")
         reference = KeyReference.parse(kept, name)
         return HsmSigner(

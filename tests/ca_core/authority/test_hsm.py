@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import NameOID
 
 from ca_core.authority import hsm_keys
@@ -35,6 +35,7 @@ SESSION_CLOSED, SESSION_HANDLE_INVALID, TOKEN_NOT_PRESENT, USER_NOT_LOGGED_IN = 
 ENCRYPTED_DATA_INVALID, ENCRYPTED_DATA_LEN_RANGE, DATA_LEN_RANGE = 0x40, 0x41, 0x21
 PIN_FINAL_TRY, IS_LOCKED = 0x20000, 0x40000
 RSA_PKCS, ECDSA, EC_KEY_PAIR_GEN, SIGN_FLAG, DECRYPT_FLAG = 0x01, 0x1041, 0x1040, 0x800, 0x200
+EDDSA, EC_EDWARDS_KEY_PAIR_GEN = 0x1057, 0x1055
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,8 @@ def kept(tokens: SoftHsm) -> dict[str, tuple[KeyReference, hsm_keys.HsmPublicKey
         for name, value in tokens.environment.items():
             patch.setenv(name, value)
         opened = Hsm(HsmSettings(tokens.module, Pin(PIN)))
-        made = {kind: hsm_keys.make_key(opened, "one", kind, kind) for kind in ("p-256", "p-384", "p-521", "rsa-2048")}
+        kinds = ("p-256", "p-384", "p-521", "ed25519", "rsa-2048")
+        made = {kind: hsm_keys.make_key(opened, "one", kind, kind) for kind in kinds}
         made["ra"] = hsm_keys.make_key(opened, "one", "ra", "rsa-2048", decrypts=True)
         opened.close()
     return made
@@ -97,7 +99,7 @@ def code_of(act: Callable[[], object]) -> str:
 # --- making and using ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "rsa-2048"])
+@pytest.mark.parametrize("kind", ["p-256", "p-384", "p-521", "ed25519", "rsa-2048"])
 async def test_a_certificate_is_built_and_signed_with_a_key_in_the_token_as_with_any_other(
     hsm: Hsm, kept: Kept, kind: str
 ) -> None:
@@ -119,6 +121,7 @@ def test_a_key_never_leaves_its_token_and_no_two_have_one_label(hsm: Hsm, sofths
     assert first.label != second.label
     assert first.id != second.id
     key = hsm_keys.load_signing_key(hsm, first, public_key, "line-a-ec-1")
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
     for take in (key.private_numbers, lambda: key.private_bytes(None, None, None), key.__copy__):  # type: ignore[arg-type]  # whatever is asked for
         with pytest.raises(TypeError, match="in a HSM"):
             take()
@@ -129,6 +132,16 @@ def test_a_key_never_leaves_its_token_and_no_two_have_one_label(hsm: Hsm, sofths
     for reference in (first, second):
         hsm_keys.destroy_key(hsm, reference)
     assert "Object" not in softhsm.objects("two")
+
+
+def test_an_ed25519_key_never_leaves_its_token_either(hsm: Hsm, kept: Kept) -> None:
+    key = hsm_keys.load_signing_key(hsm, *kept["ed25519"], "ed25519")
+    assert isinstance(key, ed25519.Ed25519PrivateKey)
+    for take in (key.private_bytes_raw, lambda: key.private_bytes(None, None, None), key.__copy__):  # type: ignore[arg-type]  # whatever is asked for
+        with pytest.raises(TypeError, match="in a HSM"):
+            take()
+    large = bytes(5_000_000)  # a CRL of 100,000 entries: the token gets all of it
+    key.public_key().verify(key.sign(large), large)
 
 
 def test_a_reference_is_read_as_it_was_written() -> None:
@@ -310,6 +323,8 @@ def test_case_76_a_key_that_is_not_its_certificates_is_refused(hsm: Hsm, kept: K
     assert code_of(lambda: hsm_keys.load_signing_key(hsm, kept["p-256"][0], stranger, "k")) == "hsm_key_mismatch"
     another = rsa.generate_private_key(65537, 2048).public_key()
     assert code_of(lambda: hsm_keys.load_signing_key(hsm, kept["ra"][0], another, "k")) == "hsm_key_mismatch"
+    other = ed25519.Ed25519PrivateKey.generate().public_key()
+    assert code_of(lambda: hsm_keys.load_signing_key(hsm, kept["ed25519"][0], other, "k")) == "hsm_key_mismatch"
 
 
 @pytest.mark.parametrize(
@@ -317,6 +332,8 @@ def test_case_76_a_key_that_is_not_its_certificates_is_refused(hsm: Hsm, kept: K
     [
         pytest.param("p-256", False, (ECDSA, 0), id="no-ecdsa"),
         pytest.param("p-256", False, (EC_KEY_PAIR_GEN, 0), id="makes-no-ec-key"),
+        pytest.param("ed25519", False, (EDDSA, 0), id="no-eddsa"),
+        pytest.param("ed25519", False, (EC_EDWARDS_KEY_PAIR_GEN, 0), id="makes-no-edwards-key"),
         pytest.param("rsa-2048", False, (RSA_PKCS, SIGN_FLAG), id="rsa-does-not-sign"),
         pytest.param("rsa-2048", True, (RSA_PKCS, DECRYPT_FLAG), id="rsa-does-not-decrypt"),
     ],

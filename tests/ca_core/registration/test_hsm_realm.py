@@ -186,6 +186,21 @@ async def test_without_the_extra_it_is_told_what_to_install(
         again.close()
 
 
+@pytest.mark.parametrize("keys", [{"ec": "ed25519"}, {"root": "ed25519", "ec": "ed25519"}], ids=["issuing", "root-too"])
+async def test_a_ca_of_ed25519_is_made_in_a_token_and_what_it_signs_verifies(core: Core, keys: dict[str, str]) -> None:
+    await core.realms.add("edwards", keys=keys, token="unit", actor=ME)
+    await core.crls.publish(only_due=True)
+    realm = (await core.realms.current())["edwards"]
+    issuers = {each.family: each for each in await core._issuers.of_realm(realm.id, realm.edition)}
+    device = await enrolled(core, realm="edwards")
+    device.x509.verify_directly_issued_by(issuers["ec"].certificate)
+    issuers["ec"].certificate.verify_directly_issued_by(issuers["root"].certificate)
+    assert device.x509.signature_algorithm_oid == x509.SignatureAlgorithmOID.ED25519
+    crl = await core.crls.latest("edwards-ec-1")
+    assert crl is not None
+    assert x509.load_der_x509_crl(crl).is_signature_valid(issuers["ec"].certificate.public_key())  # type: ignore[arg-type]  # it is Ed25519
+
+
 async def test_ml_dsa_is_not_made_in_a_token_and_is_refused_before_anything_is(core: Core, softhsm: SoftHsm) -> None:
     with pytest.raises(HsmUnfit) as caught:
         await core.realms.add("never", keys={"ec": "ml-dsa-65"}, token="unit", actor=ME)
