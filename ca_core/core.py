@@ -7,7 +7,7 @@ from typing import Self
 
 from ca_core.authority.crl import Crls
 from ca_core.authority.hsm import Hsm
-from ca_core.authority.issuance import Issuance
+from ca_core.authority.issuance import Issuance, prove_token
 from ca_core.authority.issuer import Issuers
 from ca_core.authority.pin import HsmSettings
 from ca_core.authority.sealing import UnlockKey
@@ -138,13 +138,19 @@ class Core:
         return cls(config, store)
 
     @classmethod
-    async def create(cls, config: CoreConfig) -> Self:
-        """Make what is missing (store, schema, default realm, first CRLs) and open it. Raises `OperatorError`."""
+    async def create(cls, config: CoreConfig, *, token: str | None = None) -> Self:
+        """Make what is missing (store, schema, default realm, first CRLs) and open it.
+
+        The default realm's keys are made in a HSM's `token` if one is named; one that can't have them is told before
+        anything is made. Raises `OperatorError`, `HsmUnfit`.
+        """
+        if token is not None:
+            await prove_token(config.hsm, token)
         create_store(config.store_url)
         core = cls.open(config)
         try:
             if DEFAULT_REALM not in await core.realms.current():
-                await core.realms.add(DEFAULT_REALM, actor="enrolld")
+                await core.realms.add(DEFAULT_REALM, token=token, actor="enrolld")
             if core.issuance.can_sign:
                 await core.crls.publish(only_due=True)
         except BaseException:

@@ -177,12 +177,16 @@ class IssuerUnfit(SealingFailed):
 
 
 class HsmUnfit(SealingFailed):
-    """A key in a HSM can't be used, and won't be before somebody mends it. `code` is a finding's, with its `remedy`."""
+    """A key in a HSM can't be used, and won't be before somebody mends it. `code` is a finding's, with its `remedy`.
 
-    def __init__(self, code: str, message: str, remedy: str) -> None:
+    `token` is the label of the token, where it is one that refused its PIN.
+    """
+
+    def __init__(self, code: str, message: str, remedy: str, *, token: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.remedy = remedy
+        self.token = token
 
 
 class ConditionFailed(InternalError):

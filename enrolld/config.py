@@ -92,10 +92,11 @@ class UnlockSection(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class HsmSection(msgspec.Struct, forbid_unknown_fields=True):
-    """`[hsm]`: the PKCS#11 module, and the file with the PIN of its tokens."""
+    """`[hsm]`: the PKCS#11 module, and the file with the PIN of its tokens; `pin_files` are those of single tokens."""
 
     module: str = "p11-kit-proxy.so"
     pin_file: str | None = None
+    pin_files: dict[str, str] = {}
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,6 +155,8 @@ class Node(msgspec.Struct, frozen=True):
     log: LogSettings
     webhook_keys: dict[str, Path] = {}
     """The files of the keys that realms' webhooks name."""
+    hsm_pin_files: dict[str, Path] = {}
+    """The files of the PINs of single tokens, by the tokens' labels."""
 
     @classmethod
     def load(cls, flags: Flags, environ: Mapping[str, str]) -> Self:
@@ -172,6 +175,7 @@ class Node(msgspec.Struct, frozen=True):
         _check_networks("proxy.from", content.proxy.from_, own)
         _check_limits(content.limits, own)
         _check_webhook_keys(content.webhook_keys, own)
+        _check_pin_files(content.hsm.pin_files, own)
         if not any(listeners + proxied) and not own:
             own.append("listen: every listener is off, so that there is nothing to serve")
         if not 1 <= content.workers <= 128:
@@ -210,6 +214,9 @@ class Node(msgspec.Struct, frozen=True):
             log=content.log,
             webhook_keys={
                 name: directory / os.path.expanduser(text) for name, text in sorted(content.webhook_keys.items())
+            },
+            hsm_pin_files={
+                token: directory / os.path.expanduser(text) for token, text in sorted(content.hsm.pin_files.items())
             },
         )
 
@@ -294,6 +301,8 @@ names = [{given}]
 [hsm]                       # keys of realms that were made with `realm add --hsm TOKEN`; see the README
 # module = "p11-kit-proxy.so"
 # pin_file = "keys/pin"     # the PIN of the tokens; better a systemd credential named enrolld-hsm-pin
+# [hsm.pin_files]           # that of a token with a PIN of its own, by the token's label
+# TOKEN = "PATH"            # better a systemd credential named enrolld-hsm-pin.TOKEN
 
 [log]
 # format = "auto"           # text on a terminal, else json
@@ -424,6 +433,15 @@ def _check_webhook_keys(keys: Mapping[str, str], faults: list[str]) -> None:
             faults.append(f"webhook_keys.{ascii(name[:80])[1:-1]}: expected letters, digits, '_' and '-', at most 64")
         elif not path or "\0" in path:
             faults.append(f"webhook_keys.{name}: expected the path of a file, got {path!r}")
+
+
+def _check_pin_files(files: Mapping[str, str], faults: list[str]) -> None:
+    for token, path in files.items():
+        # A label has 32 bytes (PKCS#11 v2.40, CK_TOKEN_INFO).
+        if not 0 < len(token.encode()) <= 32 or not token.isprintable():
+            faults.append(f"hsm.pin_files: expected the label of a token, got {token[:80]!a}")
+        elif not path or "\0" in path:
+            faults.append(f"hsm.pin_files.{token}: expected the path of a file, got {path!r}")
 
 
 def _addresses(kind: str, value: str | list[str], faults: list[str], section: str = "listen") -> tuple[Address, ...]:

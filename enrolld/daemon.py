@@ -49,6 +49,8 @@ class Made(msgspec.Struct, frozen=True):
     public_url: str
     ca_fingerprint_sha256: str
     unlock_key: str | None
+    token: str | None = None
+    """The HSM's token in which its keys are; None when they are sealed in the store."""
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -60,8 +62,11 @@ class Started(msgspec.Struct, frozen=True):
     reads_des: tuple[str, ...]
 
 
-def make(node: Node) -> Made:
-    """Make the directory, the unlock key, the store and the default realm. Raises OperatorError."""
+def make(node: Node, token: str | None = None) -> Made:
+    """Make the directory, the unlock key, the store and the default realm, whose keys are in `token` if one is named.
+
+    Raises OperatorError.
+    """
     _refuse_moved(node)
     with opening.setting_up(node.store_url):
         if opening.exists(node.store_url):
@@ -79,7 +84,7 @@ def make(node: Node) -> Made:
             port = next((address.port for address in node.http if address.port), None)
             key, path = _unlock_key(node, new=True)
             config = _config(node, key, node.public_url(port), "init")
-            fingerprint = asyncio.run(_prepare(node, config, (), new=True)).fingerprint
+            fingerprint = asyncio.run(_prepare(node, config, (), new=True, token=token)).fingerprint
         finally:
             os.close(lock)
     return Made(
@@ -91,6 +96,7 @@ def make(node: Node) -> Made:
         public_url=node.public_url(port),
         ca_fingerprint_sha256=fingerprint,
         unlock_key=str(path) if path else None,
+        token=token,
     )
 
 
@@ -316,9 +322,16 @@ class _Prepared(NamedTuple):
     """Why the CA keys can't be opened; None when they can."""
 
 
-async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, new: bool) -> _Prepared:
+async def _prepare(
+    node: Node, config: CoreConfig, names: tuple[str, ...], *, new: bool, token: str | None = None
+) -> _Prepared:
     """Open or make the CA, and what it must have to serve `names`."""
-    core = await Core.create(config) if new else Core.open(config)
+    if token is not None:
+        wrong_pin.refuse_again(node.dir, config.unlock_key, config.hsm)
+    try:
+        core = await Core.create(config, token=token) if new else Core.open(config)
+    except HsmUnfit as exc:
+        raise _unfit(node, config, exc) from exc
     try:
         if DEFAULT_REALM not in await core.realms.current():  # a first start that was interrupted
             core.close()
@@ -336,9 +349,7 @@ async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, ne
                 await core.crls.publish(only_due=True)
             await core.ra_certificates.ensure()
         except HsmUnfit as exc:
-            if exc.code == "hsm_pin_wrong":
-                wrong_pin.remember(node.dir, config.unlock_key, config.hsm)
-            raise OperatorError(*faults.fault_of(exc)) from exc
+            raise _unfit(node, config, exc) from exc
         except CoreError as exc:
             if new or not opening.is_shared(node.store_url):
                 raise
@@ -351,6 +362,12 @@ async def _prepare(node: Node, config: CoreConfig, names: tuple[str, ...], *, ne
         return _Prepared(hashlib.sha256(root).hexdigest(), await _free_device(core), reads_des, locked)
     finally:
         core.close()
+
+
+def _unfit(node: Node, config: CoreConfig, exc: HsmUnfit) -> OperatorError:
+    if exc.code == "hsm_pin_wrong" and config.hsm is not None:
+        wrong_pin.remember(node.dir, config.unlock_key, config.hsm.pin_of(exc.token))
+    return OperatorError(*faults.fault_of(exc))
 
 
 def _write_settings(node: Node) -> None:
@@ -394,7 +411,8 @@ def _worker_settings(
             proxies=node.proxies,
             webhook_keys=webhook_keys,
             hsm_module=hsm.module if hsm is not None else "",
-            hsm_pin=hsm.pin.reveal() if hsm is not None else None,
+            hsm_pin=hsm.pin.reveal() if hsm is not None and hsm.pin is not None else None,
+            hsm_pins={token: pin.reveal() for token, pin in hsm.pins.items()} if hsm is not None else {},
         )
 
     return settings

@@ -78,7 +78,9 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """The keys that realms' webhooks name."""
     hsm_module: str = ""
     hsm_pin: str | None = None
-    """The PIN of the tokens behind that module; None when there are none."""
+    """The PIN of the tokens behind that module; None when there is none for all."""
+    hsm_pins: dict[str, str] = {}
+    """The PINs of single tokens, by their labels."""
 
     def __repr__(self) -> str:
         return f"WorkerSettings(number={self.number})"

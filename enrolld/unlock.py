@@ -2,12 +2,13 @@
 
 In this order: the systemd credential `enrolld-unlock`, ENROLLD_UNLOCK_FILE or `[unlock] file`, DIR/keys/unlock as the
 quick start makes it, and a prompt where there is a terminal. It never travels by argument or environment. The PIN
-comes from the systemd credential `enrolld-hsm-pin`, else from ENROLLD_HSM_PIN_FILE or `[hsm] pin_file`.
+comes from the systemd credential `enrolld-hsm-pin`, else from ENROLLD_HSM_PIN_FILE or `[hsm] pin_file`; that of a token
+with one of its own from the credential `enrolld-hsm-pin.LABEL`, else from `[hsm.pin_files]`.
 """
 
 import getpass
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ca_core.authority.pin import HsmSettings, Pin
@@ -43,12 +44,17 @@ def find(node: Node, environ: Mapping[str, str], ask: Callable[[], str | None] |
 
 def find_hsm(node: Node, environ: Mapping[str, str]) -> HsmSettings | None:
     """How the node's HSM is reached; None when no PIN is configured. Raises OperatorError."""
+    pin: Pin | None = None
     credential = _credential(environ, PIN_CREDENTIAL, "hsm_pin")
     if credential is not None:
-        return HsmSettings(node.hsm_module, Pin.decode(credential))
-    if node.hsm_pin_file is not None:
-        return HsmSettings(node.hsm_module, Pin.load(node.hsm_pin_file))
-    return None
+        pin = Pin.decode(credential)
+    elif node.hsm_pin_file is not None:
+        pin = Pin.load(node.hsm_pin_file)
+    pins = {token: Pin.decode(handed) for token, handed in _credentials_of_tokens(environ)}
+    for token, path in node.hsm_pin_files.items():
+        if token not in pins:
+            pins[token] = Pin.load(path, f"[hsm.pin_files] {token}")
+    return HsmSettings(node.hsm_module, pin, pins) if pin is not None or pins else None
 
 
 def ask() -> str | None:
@@ -95,6 +101,15 @@ def _credential(environ: Mapping[str, str], name: str, code: str) -> bytes | Non
         raise OperatorError(
             f"{code}_missing", f"The credential {credential} can't be read: {exc.strerror}.", "Look at the unit."
         ) from exc
+
+
+def _credentials_of_tokens(environ: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """The PINs that systemd hands over for single tokens, by their labels. Raises OperatorError."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    for path in sorted(Path(folder).glob(f"{PIN_CREDENTIAL}.*")) if folder else ():
+        handed = _credential(environ, path.name, "hsm_pin")
+        if handed is not None:
+            yield path.name.removeprefix(f"{PIN_CREDENTIAL}."), handed
 
 
 def _load(path: Path) -> UnlockKey:

@@ -69,6 +69,9 @@ def _work(settings: WorkerSettings, channel: socket.socket) -> None:
 
     link = Link(Counts(), settings.number)
     meter = WorkerMeter(link.counts)
+    pin = Pin(settings.hsm_pin) if settings.hsm_pin is not None else None
+    pins = {token: Pin(value) for token, value in settings.hsm_pins.items()}
+    hsm = HsmSettings(settings.hsm_module, pin, pins)
     keys = {name: WebhookKey(value) for name, value in settings.webhook_keys.items()}
     core = Core.open(
         CoreConfig(
@@ -86,7 +89,7 @@ def _work(settings: WorkerSettings, channel: socket.socket) -> None:
             ),
             waiting=settings.limits.waiting,
             webhook=WebhookClient(keys, delivered=meter.delivered),
-            hsm=HsmSettings(settings.hsm_module, Pin(settings.hsm_pin)) if settings.hsm_pin is not None else None,
+            hsm=hsm if hsm.all_pins() else None,
         )
     )
     try:

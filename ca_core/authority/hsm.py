@@ -227,6 +227,13 @@ class Hsm:
             known = ", ".join(sorted(token.label for token in library.get_tokens() if token.label)) or "none"
             raise HsmUnfit("hsm_token_missing", many, f"'pkcs11-tool --list-slots' shows them; there are: {known}")
         token = found[0]
+        pin = self._settings.pin_of(label)
+        if pin is None:
+            raise HsmUnfit(
+                "hsm_not_configured",
+                f"this node has no PIN for the token {label}",
+                "name the PIN's file in enrolld.toml, in [hsm.pin_files] by the token's label",
+            )
         login: pkcs11.Session | None = None
         try:
             if token.flags & pkcs11.TokenFlag.USER_PIN_LOCKED:  # enforces case 76
@@ -239,7 +246,7 @@ class Hsm:
                     "log in with the right PIN by the HSM's own tool, which sets its counter back",
                 )
             with contextlib.suppress(errors.UserAlreadyLoggedIn):  # by another `Hsm` of this process
-                login = token.open(user_pin=self._settings.pin.reveal())
+                login = token.open(user_pin=pin.reveal())
         except errors.PinLocked as exc:
             raise self._refuse(
                 label, "hsm_pin_locked", f"the PIN of the token {label} is locked", "unlock it with the SO PIN"
@@ -250,13 +257,13 @@ class Hsm:
                 label,
                 "hsm_pin_wrong",
                 f"the token {label} does not take the PIN ({_name(exc)}); it is not tried again",
-                "write the right PIN into [hsm] pin_file, and start again; a token locks after a few wrong ones",
+                "write the right PIN into its file ([hsm]), and start again; a token locks after a few wrong ones",
             ) from exc
         return _Token(token, login, self._generation)
 
     def _refuse(self, label: str, code: str, message: str, remedy: str) -> HsmUnfit:
         """Nothing about this token is tried again by this process."""
-        refused = self._refused[label] = HsmUnfit(code, message, remedy)
+        refused = self._refused[label] = HsmUnfit(code, message, remedy, token=label)
         return refused
 
     def _as_ours(self, exc: Exception, label: str) -> HsmUnfit | SignerUnavailable:

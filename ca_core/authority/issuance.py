@@ -17,9 +17,11 @@ from sqlalchemy import bindparam, select
 from ca_core.authority.extensions import Extension, extensions_of, issuer_extensions
 from ca_core.authority.hsm import Hsm
 from ca_core.authority.issuer import Issuer, check_fit
-from ca_core.authority.keyring import Keyring
+from ca_core.authority.keyring import Keyring, check_token
 from ca_core.authority.keys import Signer, digest_for
+from ca_core.authority.kinds import USUAL
 from ca_core.authority.new_key import InToken, NewKey
+from ca_core.authority.pin import HsmSettings
 from ca_core.authority.plan import CertificatePlan
 from ca_core.authority.sealing import PrivateKey, UnlockKey
 from ca_core.errors import InternalError, IssuerUnfit, SealingFailed
@@ -41,6 +43,19 @@ class SignedCertificate:
     serial: Serial
     certificate: x509.Certificate = field(repr=False)
     der: bytes = field(repr=False)
+
+
+async def prove_token(settings: HsmSettings | None, token: str) -> None:
+    """See that a HSM's token can have the usual keys of a realm, before there is a store to refer to them.
+
+    Raises `HsmUnfit`, `Unavailable`.
+    """
+    hsm = Hsm(settings) if settings is not None else None
+    try:
+        await check_token(hsm, token, list(USUAL.values()), decrypts=True)
+    finally:
+        if hsm is not None:
+            hsm.close()
 
 
 class Issuance:

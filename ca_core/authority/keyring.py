@@ -47,6 +47,29 @@ _MAKE: dict[str, Callable[[], PrivateKey]] = {
 }
 
 
+async def check_token(hsm: Hsm | None, token: str, kinds: Sequence[str], *, decrypts: bool) -> None:
+    """See that a token can have keys of these kinds, and open SCEP requests if it `decrypts`.
+
+    Raises `HsmUnfit`, `Unavailable`.
+    """
+    for kind in kinds:
+        await asyncio.to_thread(hsm_keys.check_mechanisms, _configured(hsm, "of a new CA"), token, kind)
+    if decrypts:
+        new_ra = _configured(hsm, "of a new RA")
+        await asyncio.to_thread(hsm_keys.check_mechanisms, new_ra, token, "rsa-2048", decrypts=True)
+
+
+def _configured(hsm: Hsm | None, name: str) -> Hsm:
+    if hsm is None:
+        raise HsmUnfit(
+            "hsm_not_configured",
+            f"the key {name} is in a HSM, and this node has no PIN for one",
+            "name the PIN's file as [hsm] pin_file in enrolld.toml, or ENROLLD_HSM_PIN_FILE",
+        )
+    require_library()
+    return hsm
+
+
 class Keyring:
     """Makes keys and opens them. `unlock_key` opens those that are sealed, `hsm` reaches those that are in one."""
 
@@ -97,16 +120,8 @@ class Keyring:
                     _LOG.warning("the key %s stays in the token %s unused: %s", reference.label, reference.token, exc)
 
     async def check_token(self, token: str, kinds: Sequence[str], *, decrypts: bool) -> None:
-        """See that a token can have keys of these kinds, and open SCEP requests if it `decrypts`.
-
-        Raises `HsmUnfit`, `Unavailable`.
-        """
-        for kind in kinds:
-            await asyncio.to_thread(hsm_keys.check_mechanisms, self._need_hsm("of a new CA"), token, kind)
-        if decrypts:
-            await asyncio.to_thread(
-                hsm_keys.check_mechanisms, self._need_hsm("of a new RA"), token, "rsa-2048", decrypts=True
-            )
+        """See `check_token`."""
+        await check_token(self._hsm, token, kinds, decrypts=decrypts)
 
     async def token_of(self, name: str, purpose: str) -> str | None:
         """The label of the token that has the key `name`; None when it is sealed in the store, or not there."""
@@ -164,14 +179,7 @@ class Keyring:
         return bytes(row[0])
 
     def _need_hsm(self, name: str) -> Hsm:
-        if self._hsm is None:
-            raise HsmUnfit(
-                "hsm_not_configured",
-                f"the key {name} is in a HSM, and this node has no PIN for one",
-                "name the PIN's file as [hsm] pin_file in enrolld.toml, or ENROLLD_HSM_PIN_FILE",
-            )
-        require_library()
-        return self._hsm
+        return _configured(self._hsm, name)
 
     def _open_fitting(self, pkcs8: bytes, name: str, public_key: PublicKey) -> PrivateKey:
         key = self._open(pkcs8, name)

@@ -67,14 +67,15 @@ def serve(session: Session, /, init: bool, **flags: Any) -> None:
 
 @click.command(cls=CommandWithGlobals)
 @names
+@click.option("--hsm", "token", metavar="TOKEN", help="Make the CA's keys in the HSM's token with this label.")
 @pass_session
-def init(session: Session, /, **flags: Any) -> None:
+def init(session: Session, /, token: str | None, **flags: Any) -> None:
     """Make the directory, its unlock key, the CA and the default realm."""
     node = session.node(**flags)
 
     from enrolld import announcement, daemon, unlock
 
-    made = daemon.make(node)
+    made = daemon.make(node, token)
     if session.json:
         output.emit_json(made)
         return
@@ -83,6 +84,7 @@ def init(session: Session, /, **flags: Any) -> None:
             ("directory", made.dir),
             ("realm", made.realm),
             ("its root, SHA-256", announcement.colons(made.ca_fingerprint_sha256)),
+            *([("its keys", f"in the HSM's token {made.token}")] if made.token is not None else []),
             ("names", made.names or "none yet: issued certificates end after 7 days"),
             ("URLs in certificates", made.public_url),
         ]

@@ -283,6 +283,102 @@ def test_a_daemon_that_runs_learns_the_pin_at_sighup(tmp_path: Path) -> None:
         eventually(lambda: True if ask().status == 200 else None, what="the new workers sign", seconds=60)
 
 
+# --- the first realm in a token, and tokens with PINs of their own ----------------------------------------------------
+
+OWN_PIN = "183650"
+
+
+def prepared(folder: Path, settings: str) -> Path:
+    """A directory before `init`, with a PIN and an enrolld.toml."""
+    directory = folder / "enrolld"
+    (directory / "keys").mkdir(parents=True, mode=0o700)
+    directory.chmod(0o700)
+    write_pin(directory, PIN)
+    (directory / "enrolld.toml").write_text(settings)
+    return directory
+
+
+def test_init_makes_the_first_realm_in_a_token_and_tells_before_what_is_wrong_with_that(tmp_path: Path) -> None:
+    clients.needs("softhsm2", "p11-kit", "opensc", "gcc")
+    softhsm = SoftHsm.make(tmp_path / "softhsm", "unit")
+    settings = f'[hsm]\nmodule = "{softhsm.module}"\npin_file = "keys/pin"\n'
+    directory = prepared(tmp_path, settings)
+    with environment(softhsm):
+        for wrong, code in (
+            (lambda: softhsm.fault("C_GetMechanismInfo", 0x01, 0x200), "hsm_mechanism"),
+            (lambda: (directory / "enrolld.toml").write_text(""), "hsm_not_configured"),
+            (lambda: write_pin(directory, "000000"), "hsm_pin_wrong"),
+        ):
+            wrong()
+            logins = softhsm.calls("C_Login")
+            for _ in range(2):
+                assert refusal(directory, "init", "--hsm", "unit")["error"] == code
+            assert softhsm.calls("C_Login") == logins + {"hsm_mechanism": 2, "hsm_pin_wrong": 1}.get(code, 0)
+            softhsm.mend()
+            (directory / "enrolld.toml").write_text(settings)
+            write_pin(directory, PIN)
+        assert refusal(directory, "init", "--hsm", "nowhere")["error"] == "hsm_token_missing"
+        assert not (directory / "enrolld.db").exists()
+        assert "Object" not in softhsm.objects("unit")
+        done = run_enrolld(directory, "init", "--hsm", "unit", "--json")
+        assert (done.returncode, json.loads(done.stdout)["token"]) == (0, "unit"), done.stderr
+        assert softhsm.objects("unit").count("Private Key Object") == 4, "three CAs and the RA"
+        assert not set(STARTS.values()) & set(findings(directory))
+        with running_daemon(tmp_path, settings=settings) as daemon:
+            secret = daemon.ask("device", "add", "first")["secret"]
+            key = ec.generate_private_key(ec.SECP256R1())
+            request = wire.enroll_request(
+                wire.body_of(wire.csr(key, "first")),
+                path="/.well-known/est/simpleenroll",
+                authorization=wire.basic("first", secret),
+            )
+            answer = wire.exchange(daemon.https_port, wire.context(daemon.root), request)
+            issuers = x509.load_pem_x509_certificates(daemon.ca.read_bytes())
+            (above,) = (each for each in issuers if each.subject == answer.certificate.issuer)
+            answer.certificate.verify_directly_issued_by(above)
+        store = b"".join(path.read_bytes() for path in directory.glob("enrolld.db*"))
+        assert b"pkcs11:token=unit;object=default-root-1-" in store
+        assert refusal(directory, "init", "--hsm", "unit")["error"] == "already_initialized"
+
+
+def test_case_76_realms_in_two_tokens_are_served_by_the_pin_of_each(tmp_path: Path) -> None:
+    clients.needs("softhsm2", "p11-kit", "opensc", "gcc")
+    softhsm = SoftHsm.make(tmp_path / "softhsm", "unit")
+    softhsm.add("other", OWN_PIN)
+    settings = f'[hsm]\nmodule = "{softhsm.module}"\npin_file = "keys/pin"\n[hsm.pin_files]\nother = "keys/own"\n'
+    directory = prepared(tmp_path, settings)
+    own = directory / "keys" / "own"
+    own.touch(0o600)
+    own.write_text(f"{OWN_PIN}\n")
+    with environment(softhsm):
+        assert run_enrolld(directory, "init").returncode == 0
+        with running_daemon(tmp_path, settings=settings) as daemon:
+            for realm, token in ((REALM, "unit"), ("second", "other")):
+                daemon.ask("realm", "add", realm, "--hsm", token)
+                secret = daemon.ask("device", "add", realm, "--realm", realm)["secret"]
+                request = wire.enroll_request(
+                    wire.body_of(wire.csr(ec.generate_private_key(ec.SECP256R1()), realm)),
+                    path=f"/.well-known/est/{realm}/simpleenroll",
+                    authorization=wire.basic(realm, secret),
+                )
+                answer = wire.exchange(daemon.https_port, wire.context(daemon.root), request)
+                assert answer.status == 200, token
+            for pid in Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split():
+                assert OWN_PIN.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+        own.write_text("000000\n")
+        logins = softhsm.calls("C_Login")
+        assert refusal(directory, *SERVE)["error"] == "hsm_pin_wrong"
+        tried = softhsm.calls("C_Login") - logins
+        told = refusal(directory, *SERVE)
+        assert (told["error"], "at an earlier start" in told["message"]) == ("hsm_pin_wrong", True)
+        assert softhsm.calls("C_Login") == logins + tried, "the next start tries none"
+        own.write_text(f"{OWN_PIN}\n")
+        assert not set(STARTS.values()) & set(findings(directory))
+        with running_daemon(tmp_path, settings=settings):
+            pass
+    assert softhsm.objects("other", OWN_PIN).count("Private Key Object") == 4
+
+
 # --- the start -------------------------------------------------------------------------------------------------------
 
 

@@ -52,10 +52,10 @@ class SoftHsm:
             made.add(token)
         return made
 
-    def add(self, token: str) -> None:
+    def add(self, token: str, pin: str = PIN) -> None:
         """Make a token."""
         subprocess.run(
-            ["softhsm2-util", "--init-token", "--free", "--label", token, "--pin", PIN, "--so-pin", "12345678"],
+            ["softhsm2-util", "--init-token", "--free", "--label", token, "--pin", pin, "--so-pin", "12345678"],
             env={**os.environ, **self.environment},
             check=True,
             capture_output=True,
@@ -87,10 +87,10 @@ class SoftHsm:
             here.rmdir()
             away.rename(here)
 
-    def objects(self, token: str) -> str:
+    def objects(self, token: str, pin: str = PIN) -> str:
         """What the token has, as OpenSC shows it to whoever knows the PIN."""
         done = subprocess.run(
-            ["pkcs11-tool", "--module", SOFTHSM, "--token-label", token, "--login", "--pin", PIN, "--list-objects"],
+            ["pkcs11-tool", "--module", SOFTHSM, "--token-label", token, "--login", "--pin", pin, "--list-objects"],
             env={**os.environ, **self.environment},
             check=True,
             capture_output=True,

@@ -33,6 +33,7 @@ KEY_HANDLE_INVALID, MECHANISM_INVALID, OPERATION_ACTIVE = 0x60, 0x70, 0x90
 PIN_INCORRECT, PIN_EXPIRED, PIN_LOCKED = 0xA0, 0xA3, 0xA4
 SESSION_CLOSED, SESSION_HANDLE_INVALID, TOKEN_NOT_PRESENT, USER_NOT_LOGGED_IN = 0xB0, 0xB3, 0xE0, 0x101
 ENCRYPTED_DATA_INVALID, ENCRYPTED_DATA_LEN_RANGE, DATA_LEN_RANGE = 0x40, 0x41, 0x21
+OWN_PIN = "183650"
 PIN_FINAL_TRY, IS_LOCKED = 0x20000, 0x40000
 RSA_PKCS, ECDSA, EC_KEY_PAIR_GEN, SIGN_FLAG, DECRYPT_FLAG = 0x01, 0x1041, 0x1040, 0x800, 0x200
 EDDSA, EC_EDWARDS_KEY_PAIR_GEN = 0x1057, 0x1055
@@ -278,6 +279,32 @@ def test_case_76_a_wrong_pin_is_refused_and_never_tried_again(softhsm: SoftHsm, 
         opened.close()
 
 
+def test_case_76_each_token_gets_its_own_pin_and_no_other(softhsm: SoftHsm, kept: Kept) -> None:
+    softhsm.add("three", OWN_PIN)
+    opened = Hsm(HsmSettings(softhsm.module, Pin(PIN), {"three": Pin(OWN_PIN)}))
+    try:
+        reference, _ = hsm_keys.make_key(opened, "three", "k", "p-256")
+        hsm_keys.destroy_key(opened, reference)
+        assert signing(opened, kept)(), "by the PIN of all others"
+        assert softhsm.calls("C_Login") == 2
+    finally:
+        opened.close()
+    opened = Hsm(HsmSettings(softhsm.module, None, {"three": Pin(OWN_PIN)}))
+    try:
+        assert code_of(lambda: signing(opened, kept)) == "hsm_not_configured"
+        assert softhsm.calls("C_Login") == 2, "no other token's PIN is tried"
+    finally:
+        opened.close()
+    opened = Hsm(HsmSettings(softhsm.module, Pin(OWN_PIN), {"three": Pin(PIN)}))
+    try:
+        with pytest.raises(HsmUnfit) as caught:
+            hsm_keys.make_key(opened, "three", "k", "p-256")
+        assert (caught.value.code, caught.value.token) == ("hsm_pin_wrong", "three")
+        assert softhsm.calls("C_Login") == 3
+    finally:
+        opened.close()
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [
@@ -437,4 +464,4 @@ def test_a_pin_never_shows_itself(tmp_path: Path) -> None:
     path.chmod(0o600)
     pin = Pin.load(path)
     assert pin.reveal() == PIN
-    assert PIN not in repr(pin) + str(pin) + repr(HsmSettings(PROXY, pin))
+    assert PIN not in repr(pin) + str(pin) + repr(HsmSettings(PROXY, pin, {"one": pin}))
