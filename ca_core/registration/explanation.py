@@ -1,6 +1,7 @@
 """What a realm would make of a CSR, field by field, by the rooms that decide. Nothing is signed, spent or recorded.
 
-Who asks is not judged here, because a CSR alone proves nothing: it is told what the device would get once it has.
+Who asks is not judged here, because a CSR alone proves nothing: it is told what the device would get once it has. Only
+the certificate that a renewal would be shown by is judged.
 """
 
 import datetime as dt
@@ -13,12 +14,13 @@ from ca_core.authority.issuer import Issuers
 from ca_core.authority.plan import CertificatePlan
 from ca_core.csr import ParsedCsr
 from ca_core.errors import OperatorError, Refusal
-from ca_core.model import Clock, DeviceRecord, DeviceState, Means, Operation
+from ca_core.model import Clock, DeviceRecord, DeviceState, Means, Operation, OwnCertificate
 from ca_core.names import parse_device_name
 from ca_core.public_key import key_kind
 from ca_core.records.query import Query
 from ca_core.records.schema import device
 from ca_core.records.store import Store
+from ca_core.registration.admission.own_certificate import find_own_certificate
 from ca_core.registration.device import COLUMNS, record, require_active
 from ca_core.registration.examination import examine
 from ca_core.registration.examined import Applicant, Examined
@@ -26,6 +28,7 @@ from ca_core.registration.facts import check_facts, check_name
 from ca_core.registration.profile import Profile, choose_issuer, choose_profile, make_plan
 from ca_core.registration.profile_document import usages_for
 from ca_core.registration.realm import Realm, Realms, Resolved
+from ca_core.registration.requester import judge_shown
 
 __all__ = ["CsrExplanation", "ExplainedField", "explain_csr"]
 
@@ -47,7 +50,10 @@ class ExplainedField:
 
 @dataclass(frozen=True, slots=True)
 class CsrExplanation:
-    """All lines, and the first reason to refuse. `device` is None where the CSR can't be read and names none."""
+    """All lines, and the first reason to refuse. `device` is None where the CSR can't be read and names none.
+
+    `renews` is the serial number, in hex, of the certificate that would be shown; None for a first one.
+    """
 
     realm: str
     profile: str | None
@@ -55,12 +61,15 @@ class CsrExplanation:
     is_registered: bool
     fields: tuple[ExplainedField, ...]
     code: str | None
+    renews: str | None = None
 
     @property
     def sentence(self) -> str:
         """The verdict."""
         if self.code is not None:
             return f"It would be refused: {self.code}."
+        if self.renews is not None:
+            return f"It would be issued to this device, once it shows its certificate {self.renews}."
         if not self.is_registered:
             return "It would be issued to a device like that, once it is registered and proves who it is."
         return "It would be issued to this device, once it proves who it is."
@@ -76,23 +85,42 @@ async def explain_csr(
     name: str | None,
     clock: Clock,
     demo: bool,
+    renews: bytes | None = None,
 ) -> CsrExplanation:
     """What realm `realm` would make of a PKCS#10 request of the device `name`, by default the one in its CN.
 
-    Raises `OperatorError` for a realm or profile that is not there.
+    `renews` is the SHA-256 of the certificate that it renews, whose device then is the one that asks. Raises
+    `OperatorError` for a realm, profile or certificate that is not there.
     """
     found = await realms.get(realm)
     if profile is not None and profile not in found.document.profiles:
         shown, known_ones = ascii(profile[:40])[1:-1], ", ".join(found.document.profiles)
         raise OperatorError("profile_unknown", f"realm {realm} has no profile '{shown}'", f"there are: {known_ones}")
+    shown_by = await _shown_by(store, found, renews) if renews is not None else None
     try:
         tolerant = found.document.speaks_scep and found.document.scep.allow_sha1
         csr = ParsedCsr.parse(der, allow_sha1=tolerant)
     except Refusal as refusal:
-        return CsrExplanation(realm, profile, name, False, (_refused("csr", "", "", refusal),), refusal.code)
+        lines = (_refused("csr", "", "", refusal),)
+        return CsrExplanation(realm, profile, name, False, lines, refusal.code, _serial(shown_by))
+    if shown_by is not None:
+        device_shown, own = shown_by
+        return await _Explaining(store, found, csr, device_shown, True, clock(), demo=demo, own=own).run(profile)
     row = await store.first(_ONE, realm_id=found.id, name=name or csr.common_name or "")
     known = record(row) if row else _stand_in(found, name or csr.common_name)
     return await _Explaining(store, found, csr, known, row is not None, clock(), demo=demo).run(profile)
+
+
+async def _shown_by(store: Store, realm: Realm, fingerprint: bytes) -> tuple[DeviceRecord, OwnCertificate]:
+    found = await find_own_certificate(store, realm, fingerprint)
+    if found is None:
+        message = f"realm {realm.name} has issued no such certificate to a device"
+        raise OperatorError("certificate_unknown", message, f"'enrolld cert list --realm {realm.name}' shows them")
+    return found
+
+
+def _serial(shown_by: tuple[DeviceRecord, OwnCertificate] | None) -> str | None:
+    return f"{shown_by[1].serial:x}" if shown_by is not None else None
 
 
 def _stand_in(found: Realm, name: str | None) -> DeviceRecord:
@@ -115,7 +143,10 @@ class _Explaining:
         now: dt.datetime,
         *,
         demo: bool,
+        own: OwnCertificate | None = None,
     ) -> None:
+        self._own = own
+        self._by_scep = False
         self._store = store
         self._realm = realm
         self._csr = csr
@@ -132,6 +163,7 @@ class _Explaining:
         self._tell("csr", "read", f"{csr.key}, signed by its own key with {csr.signature_hash}{only_scep}")
         who = f"{known.name}, {known.state.value}" if self._is_registered else f"{known.name}, not registered"
         self._tell("device", "read", who)
+        await self._judge_own()
         try:
             require_active(known)
         except Refusal as refusal:
@@ -146,13 +178,28 @@ class _Explaining:
             is_registered=self._is_registered,
             fields=tuple(self._fields),
             code=self._code,
+            renews=f"{self._own.serial:x}" if self._own is not None else None,
         )
+
+    async def _judge_own(self) -> None:
+        """What the door says of the certificate that is shown, before anything else."""
+        own = self._own
+        if own is None:
+            return
+        what = f"{own.serial:x}, until {own.not_after:%Y-%m-%dT%H:%M:%SZ}"
+        try:
+            await judge_shown(self._store, self._realm, self._device, own, self._now)
+        except Refusal as refusal:
+            self._refuse("renews", what, "", refusal)
+        else:
+            self._tell("renews", "read", what)
 
     def _profile(self, wanted: str | None) -> Profile | None:
         document = self._realm.document
         # What would be for a device that has this profile is asked, unless the device has another one.
         known = self._device if self._is_registered else replace(self._device, profile=wanted)
-        by_scep = document.speaks_scep and wanted == document.scep.profile
+        likely = self._own.profile if wanted is None and self._own is not None else wanted
+        by_scep = self._by_scep = document.speaks_scep and likely == document.scep.profile
         default = document.scep.profile if by_scep else document.est.profile
         resolved = Resolved(self._realm, wanted, "scep" if by_scep else "est", default, "rsa" if by_scep else None)
         try:
@@ -168,8 +215,13 @@ class _Explaining:
         before = self._code
         # The strongest proof that a device with such a record can give.
         means = Means.IDEVID if self._device.serial_number and document.rules.wants_idevid else Means.SECRET
-        applicant = Applicant(self._device, means, secret=self._csr.challenge_password or None)
-        examined = examine(document, self._realm, applicant, self._csr, Operation.ENROLL)
+        operation = Operation.ENROLL
+        if self._own is not None:
+            means = Means.OWN_CERTIFICATE
+            # A SCEP client may leave names out, an EST client must repeat them.
+            operation = Operation.RENEW if self._by_scep else Operation.REENROLL
+        applicant = Applicant(self._device, means, self._own, secret=self._csr.challenge_password or None)
+        examined = examine(document, self._realm, applicant, self._csr, operation)
         for each in examined.fields:
             if each.refusal is not None:
                 self._refuse(each.field, each.value, each.source, each.refusal)

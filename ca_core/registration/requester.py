@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, select
 
 from ca_core.csr import ParsedCsr
 from ca_core.errors import Claim, NotAuthenticated, NotAuthorized, Refusal
-from ca_core.model import AUTHENTICATED, DeviceRecord, Evidence, Means, Requester, SecretRecord
+from ca_core.model import AUTHENTICATED, DeviceRecord, Evidence, Means, OwnCertificate, Requester, SecretRecord
 from ca_core.public_key import check_public_key, spki_sha256
 from ca_core.records.query import Query
 from ca_core.records.schema import key_block
@@ -186,12 +186,17 @@ async def _by_own_certificate(store: Store, realm: Realm, evidence: Evidence, no
     if found is None:
         return None
     device, own = found
-    judge_own_certificate(realm, device, own, now)
-    await _check_key(store, own.spki_sha256)
+    await judge_shown(store, realm, device, own, now)
     require_active(device)
     return Requester(
         realm.id, device, Means.OWN_CERTIFICATE, fingerprint, own.spki_sha256, None, own, evidence, AUTHENTICATED
     )
+
+
+async def judge_shown(store: Store, realm: Realm, device: DeviceRecord, own: OwnCertificate, now: dt.datetime) -> None:
+    """Raise `NotAuthenticated` unless an own certificate, when it is shown now, proves its device."""
+    judge_own_certificate(realm, device, own, now)
+    await _check_key(store, own.spki_sha256)
 
 
 async def _idevid_proof(store: Store, realm: Realm, evidence: Evidence, now: dt.datetime) -> _Proof:

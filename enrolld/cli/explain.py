@@ -29,8 +29,13 @@ MAX_INPUT = 512 * 1024  # a message of the 128 KiB that are read, in base64 and 
 @click.option("--realm", metavar="R", help="Whose request FILE holds, where no path in it says so [default].")
 @click.option("--profile", metavar="P", help="For a CSR: the profile [the device's own, else the realm's for EST].")
 @click.option("--device", metavar="NAME", help="For a CSR: the device that asks [the one in its CN].")
+@click.option(
+    "--renews", metavar="SERIAL|FILE", help="For a CSR: the certificate that it renews, by its serial number or PEM."
+)
 @pass_session
-def explain(session: Session, what: str, realm: str | None, profile: str | None, device: str | None) -> None:
+def explain(
+    session: Session, what: str, realm: str | None, profile: str | None, device: str | None, renews: str | None
+) -> None:
     """Say why a request was answered as it was, or what would be made now of the SCEP request or CSR in FILE.
 
     REQUEST-ID stands in the log and in the answer. FILE ('-' is standard input) holds a pkiMessage (DER, BER, base64 or
@@ -38,17 +43,20 @@ def explain(session: Session, what: str, realm: str | None, profile: str | None,
     spent or recorded, and the challengePassword is told as matched or not, never shown. Of a PKCS#10 request (CSR; PEM,
     DER or base64) it is told field by field what a certificate would say and from where, and what would be refused.
     """
+    if renews is not None and device is not None:
+        raise click.UsageError("--renews names the device already, whose certificate that is.")
     if what == "-" or os.path.exists(what):
         captured = read_capture(_read(what))
         if captured.target is None and is_csr(captured.body):
-            explain_csr(session, what, captured.body, realm=realm, profile=profile, device=device)
+            shown = _certificate(renews) if renews is not None and os.path.exists(renews) else renews
+            explain_csr(session, what, captured.body, realm=realm, profile=profile, device=device, renews=shown)
             return
-        if profile is not None or device is not None:
-            raise click.UsageError("--profile and --device go with a CSR, and the file holds a SCEP request.")
+        if (profile, device, renews) != (None, None, None):
+            raise click.UsageError("--profile, --device and --renews go with a CSR, and the file holds a SCEP request.")
         _explain_capture(session, what, captured, realm)
         return
-    if (realm, profile, device) != (None, None, None):
-        raise click.UsageError("--realm, --profile and --device go with a file, and there is none of this name.")
+    if (realm, profile, device, renews) != (None, None, None, None):
+        raise click.UsageError("--realm and the like go with a file, and there is none of this name.")
     try:
         values = output.plain(session.run(lambda core: core.attempts.explain(what)))
     except OperatorError as exc:
@@ -70,6 +78,16 @@ def is_csr(data: bytes) -> bool:
         return False
     start = 2 + (data[1] & 0x7F if data[1] > 0x80 else 0)
     return data[start : start + 1] == bytes([_SEQUENCE])
+
+
+def _certificate(path: str) -> bytes:
+    """The certificate in a file (PEM, DER or base64), as DER; what it says is not looked at."""
+    data = _read(path)
+    if data[:1] == bytes([_SEQUENCE]):
+        return data
+    text = data.decode("latin-1")
+    found = _PEM.search(text)  # of several the first: a chain begins with the device's own
+    return _base64(found[1] if found else text)
 
 
 def _explain_capture(session: Session, path: str, captured: "Captured", realm: str | None) -> None:

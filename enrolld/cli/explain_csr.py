@@ -1,5 +1,6 @@
 """`enrolld explain` of a CSR: the decision field by field."""
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from ca_core.names import DEFAULT_REALM
@@ -16,13 +17,29 @@ _MARKS = {"given": "ok", "read": "ok", "refused": "FAIL", "dropped": "drop", "le
 
 
 def explain_csr(
-    session: Session, path: str, der: bytes, *, realm: str | None, profile: str | None, device: str | None
+    session: Session,
+    path: str,
+    der: bytes,
+    *,
+    realm: str | None,
+    profile: str | None,
+    device: str | None,
+    renews: str | bytes | None,
 ) -> None:
-    """Show what would be made of a PKCS#10 request in DER; `path` is where it was read from."""
+    """Show what would be made of a PKCS#10 request in DER; `path` is where it was read from.
+
+    `renews` is the serial number, or the DER, of the certificate that it renews.
+    """
 
     async def body(core: "Core") -> "CsrExplanation":
         from ca_core.registration import explanation
 
+        fingerprint: bytes | None = None
+        if isinstance(renews, bytes):
+            fingerprint = hashlib.sha256(renews).digest()
+        elif renews is not None:
+            row = await core.certificates.find(renews, realm=realm or DEFAULT_REALM)
+            fingerprint = bytes.fromhex(row.fingerprint_sha256)
         return await explanation.explain_csr(
             core.store,
             core.realms,
@@ -32,6 +49,7 @@ def explain_csr(
             name=device,
             clock=core.config.clock,
             demo=core.config.demo,
+            renews=fingerprint,
         )
 
     found = session.run(body)

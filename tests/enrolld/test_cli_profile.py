@@ -33,6 +33,7 @@ def csr(
     *names: str,
     usages: tuple[x509.ObjectIdentifier, ...] = (),
     organization: str = "",
+    key: ec.EllipticCurvePrivateKey = KEY,
 ) -> bytes:
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
     if organization:
@@ -42,7 +43,7 @@ def csr(
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), critical=False)
     if usages:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-    return builder.sign(KEY, hashes.SHA256()).public_bytes(Encoding.DER)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def explained(shell: Shell, data: bytes, *options: str) -> Json:
@@ -193,19 +194,86 @@ def test_a_csr_is_told_for_a_device_that_is_not_there_yet_and_for_another_profil
 
 
 def test_a_key_that_belongs_to_another_device_is_told(shell: Shell) -> None:
-    secret = shell.ask("device", "add", "sensor")["secret"]
+    enroll(shell, "sensor")
+    assert explained(shell, csr("other"))["verdict"]["code"] == "key_of_other_device"
+    assert explained(shell, csr())["verdict"]["code"] is None  # the twin
 
-    async def enroll() -> None:
-        key = UnlockKey.load(shell.directory / "keys" / "unlock")
-        core = Core.open(CoreConfig(f"sqlite:///{shell.directory}/enrolld.db", key, "http://localhost", demo=False))
+
+# --- explain CSR --renews --------------------------------------------------------------------------------------------
+
+
+def enroll(shell: Shell, device: str, *options: str, key: ec.EllipticCurvePrivateKey = KEY) -> x509.Certificate:
+    """Register a device and issue to it."""
+    secret = shell.ask("device", "add", device, *options)["secret"]
+
+    async def issue() -> bytes:
+        unlock = UnlockKey.load(shell.directory / "keys" / "unlock")
+        core = Core.open(CoreConfig(f"sqlite:///{shell.directory}/enrolld.db", unlock, "http://localhost", demo=False))
         try:
-            await ask(core, Evidence(secret=secret), ParsedCsr.parse(csr()))
+            return (await ask(core, Evidence(secret=secret), ParsedCsr.parse(csr(device, key=key)))).certificate
         finally:
             core.close()
 
-    asyncio.run(enroll())
-    assert explained(shell, csr("other"))["verdict"]["code"] == "key_of_other_device"
-    assert explained(shell, csr())["verdict"]["code"] is None  # the twin
+    return x509.load_der_x509_certificate(asyncio.run(issue()))
+
+
+def test_a_renewal_is_told_by_the_certificate_that_it_renews_and_issues_nothing(shell: Shell, tmp_path: Path) -> None:
+    own = enroll(shell, "sensor", "--san", "DNS:own.example.com")
+    serial = format(own.serial_number, "x")
+    pem, der = tmp_path / "own.pem", tmp_path / "own.der"
+    pem.write_bytes(own.public_bytes(Encoding.PEM))
+    der.write_bytes(own.public_bytes(Encoding.DER))
+    for named in (serial, str(pem), str(der)):
+        answer = explained(shell, csr("sensor"), "--renews", named)
+        assert (answer["device"], answer["renews"], answer["verdict"]["code"]) == ("sensor", serial, None)
+        assert f"once it shows its certificate {serial}" in answer["verdict"]["sentence"]
+        assert outcomes(answer)["SAN DNS:own.example.com"] == "given"
+    assert explained(shell, csr("sensor"))["renews"] is None
+    assert len(shell.rows("cert", "list")) == 1
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        pytest.param(("cert", "revoke", "SERIAL", "--reason", "superseded"), "certificate_revoked", id="revoked"),
+        pytest.param(("cert", "revoke", "SERIAL", "--reason", "certificateHold"), "certificate_revoked", id="held"),
+        pytest.param(("device", "replace", "sensor"), "certificate_superseded", id="another-board"),
+        pytest.param(("device", "suspend", "sensor"), "device_suspended", id="suspended"),
+    ],
+)
+def test_a_renewal_by_a_certificate_that_proves_nothing_is_told_as_refused(
+    shell: Shell, act: tuple[str, ...], code: str
+) -> None:
+    serial = format(enroll(shell, "sensor").serial_number, "x")
+    assert explained(shell, csr("sensor"), "--renews", serial)["verdict"]["code"] is None  # the twin
+    shell(*(serial if word == "SERIAL" else word for word in act))
+    answer = explained(shell, csr("sensor"), "--renews", serial)
+    assert answer["verdict"]["code"] == code
+    assert code in {each["code"] for each in answer["fields"] if each["outcome"] == "refused"}
+
+
+def test_a_renewal_by_est_repeats_the_subject_and_one_by_scep_need_not(shell: Shell) -> None:
+    other = csr("sensor", organization="Acme")
+    serial = format(enroll(shell, "sensor").serial_number, "x")
+    assert explained(shell, other, "--renews", serial)["verdict"]["code"] == "renewal_subject_mismatch"
+    assert explained(shell, csr("sensor"), "--renews", serial)["verdict"]["code"] is None  # the twin
+    key = ec.generate_private_key(ec.SECP256R1())
+    serial = format(enroll(shell, "router", "--profile", "scep", key=key).serial_number, "x")
+    answer = explained(shell, csr("router", organization="Acme", key=key), "--renews", serial)
+    assert (answer["profile"], answer["verdict"]["code"]) == ("scep", None)
+    assert outcomes(answer)["subject O Acme"] == "dropped"
+
+
+def test_a_certificate_that_the_realm_did_not_issue_renews_nothing(shell: Shell, tmp_path: Path) -> None:
+    own = enroll(shell, "sensor")
+    shell("realm", "add", "cams")
+    path, serial = tmp_path / "csr", format(own.serial_number, "x")
+    path.write_bytes(csr("sensor"))
+    for wrong in (("--renews", serial, "--realm", "cams"), ("--renews", "abcdef"), ("--renews", str(path))):
+        assert shell.refusal("explain", str(path), *wrong) == "certificate_unknown"
+    shell("explain", str(path), "--renews", serial)  # the twin
+    shell("explain", str(path), "--renews", serial, "--device", "sensor", status=2)
+    shell("explain", "abcd-2345", "--renews", serial, status=2)
 
 
 def test_a_csr_that_can_not_be_read_is_told_with_its_reason(shell: Shell) -> None:
