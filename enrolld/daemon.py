@@ -22,7 +22,7 @@ from ca_core.core import Core, CoreConfig
 from ca_core.errors import CoreError, HsmUnfit, OperatorError
 from ca_core.names import DEFAULT_REALM
 from ca_core.records import opening
-from enrolld import faults, log, notify, process, running, sockets, unlock, wrong_pin
+from enrolld import faults, log, notify, process, running, sockets, unfinished, unlock, wrong_pin
 from enrolld.config import FILE_NAME, Node, starting_file, unknown_variables
 from enrolld.process import BoardSettings, SocketSettings, WorkerSettings
 from enrolld.running import Listener, RunState
@@ -69,7 +69,7 @@ def make(node: Node, token: str | None = None) -> Made:
     """
     _refuse_moved(node)
     with opening.setting_up(node.store_url):
-        if opening.exists(node.store_url):
+        if opening.exists(node.store_url) and not asyncio.run(_is_without_realm(node)):
             raise OperatorError(
                 "already_initialized",
                 f"There is a CA in {_place_of(node)} already.",
@@ -84,7 +84,9 @@ def make(node: Node, token: str | None = None) -> Made:
             port = next((address.port for address in node.http if address.port), None)
             key, path = _unlock_key(node, new=True)
             config = _config(node, key, node.public_url(port), "init")
+            unfinished.begin(node.dir, token)
             fingerprint = asyncio.run(_prepare(node, config, (), new=True, token=token)).fingerprint
+            unfinished.finish(node.dir)
         finally:
             os.close(lock)
     return Made(
@@ -128,6 +130,7 @@ def serve(node: Node, announce: Callable[[Started], None], read_again: Callable[
             new = not opening.exists(node.store_url)
             if new:
                 _refuse_typos()
+                unfinished.refuse(node.dir)
             if not new and not opening.is_shared(node.store_url):
                 _upgrade(node)
             key, path = _unlock_key(node, new=new)
@@ -251,6 +254,18 @@ def _refuse_moved(node: Node) -> None:
         )
 
 
+async def _is_without_realm(node: Node) -> bool:
+    """Whether the making of a CA was interrupted between its store and its first realm."""
+    try:
+        core = Core.open(_config(node, None, node.public_url(None), "init"))
+    except OperatorError:
+        return False
+    try:
+        return DEFAULT_REALM not in await core.realms.current()
+    finally:
+        core.close()
+
+
 def _wait_for_store(node: Node) -> None:
     """Give a database server that is not there yet some time: after a power cut, machines come back in any order."""
     until = time.monotonic() + _STORE_SECONDS
@@ -334,6 +349,7 @@ async def _prepare(
         raise _unfit(node, config, exc) from exc
     try:
         if DEFAULT_REALM not in await core.realms.current():  # a first start that was interrupted
+            unfinished.refuse(node.dir)
             core.close()
             core = await Core.create(config)
         if new:

@@ -320,6 +320,12 @@ def test_init_makes_the_first_realm_in_a_token_and_tells_before_what_is_wrong_wi
         assert refusal(directory, "init", "--hsm", "nowhere")["error"] == "hsm_token_missing"
         assert not (directory / "enrolld.db").exists()
         assert "Object" not in softhsm.objects("unit")
+        softhsm.fault("C_Sign", MECHANISM_INVALID, ALWAYS)  # found out by the root's own signature
+        assert refusal(directory, "init", "--hsm", "unit")["error"] == "hsm_mechanism"
+        softhsm.mend()
+        assert (directory / "enrolld.db").exists()
+        assert refusal(directory, *SERVE)["error"] == "init_unfinished", "no CA is made elsewhere"
+        assert "Object" not in softhsm.objects("unit")
         done = run_enrolld(directory, "init", "--hsm", "unit", "--json")
         assert (done.returncode, json.loads(done.stdout)["token"]) == (0, "unit"), done.stderr
         assert softhsm.objects("unit").count("Private Key Object") == 4, "three CAs and the RA"
@@ -339,6 +345,21 @@ def test_init_makes_the_first_realm_in_a_token_and_tells_before_what_is_wrong_wi
         store = b"".join(path.read_bytes() for path in directory.glob("enrolld.db*"))
         assert b"pkcs11:token=unit;object=default-root-1-" in store
         assert refusal(directory, "init", "--hsm", "unit")["error"] == "already_initialized"
+
+
+def test_a_ca_that_was_to_be_in_a_token_is_made_in_the_store_only_by_another_init(tmp_path: Path) -> None:
+    clients.needs("softhsm2", "p11-kit", "opensc", "gcc")
+    softhsm = SoftHsm.make(tmp_path / "softhsm", "unit")
+    directory = prepared(tmp_path, f'[hsm]\nmodule = "{softhsm.module}"\npin_file = "keys/pin"\n')
+    with environment(softhsm):
+        assert refusal(directory, "init", "--hsm", "nowhere")["error"] == "hsm_token_missing"
+        assert refusal(directory, *SERVE)["error"] == "init_unfinished"
+        done = run_enrolld(directory, "init", "--json")
+        assert (done.returncode, json.loads(done.stdout)["token"]) == (0, None)
+        assert refusal(directory, "init")["error"] == "already_initialized"
+    assert "Object" not in softhsm.objects("unit")
+    with running_daemon(tmp_path, settings=(directory / "enrolld.toml").read_text()):
+        pass
 
 
 def test_case_76_realms_in_two_tokens_are_served_by_the_pin_of_each(tmp_path: Path) -> None:
