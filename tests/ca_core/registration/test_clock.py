@@ -80,7 +80,7 @@ async def test_nothing_is_accepted_while_the_clock_is_not_behind_or_for_no_reaso
     assert await refusal(core.clock.accept(reason=WHY, actor=ME)) == "clock_not_behind"
 
 
-@pytest.mark.parametrize("installation", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 async def test_a_clock_that_the_database_contradicts_is_never_accepted(
     core: Core, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
