@@ -5,11 +5,9 @@ unknown key is an error that names the nearest one, and every fault that can be 
 """
 
 import datetime as dt
-import difflib
 import re
 import tomllib
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import msgspec
 from cryptography import x509
@@ -19,6 +17,7 @@ from ca_core.errors import BadKey, OperatorError
 from ca_core.names import parse_duration, parse_host, parse_realm_name
 from ca_core.public_key import check_authority_key
 from ca_core.registration.admission.ways import AdmissionDocument, admission_faults
+from ca_core.registration.document_shape import shaped
 from ca_core.registration.profile_document import ProfileDocument, profile_faults
 
 
@@ -136,19 +135,20 @@ def parse_toml(text: str) -> RealmDocument:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise OperatorError("document_invalid", f"the file is not TOML: {exc}", "mend that place") from exc
-    faults = _unknown_keys(raw, RealmDocument, "")
-    if faults:
-        raise _invalid(faults)
+    fitting, faults = shaped(raw, RealmDocument)
     try:
-        document = msgspec.convert(raw, RealmDocument)
+        document = msgspec.convert({"name": _NAMELESS, **fitting}, RealmDocument)
     except msgspec.ValidationError as exc:
-        raise _invalid([str(exc).replace(" - at `$.", ": at '").replace("`", "'")]) from exc
-    return validated(document)
+        raise _invalid([*faults, str(exc)]) from exc
+    return _validated(document, faults)
 
 
 def validated(document: RealmDocument) -> RealmDocument:
     """The document, when every value in it makes sense. Raises `OperatorError` with every fault."""
-    faults: list[str] = []
+    return _validated(document, [])
+
+
+def _validated(document: RealmDocument, faults: list[str]) -> RealmDocument:
 
     def check(path: str, parse: Any, value: str) -> None:
         try:
@@ -242,39 +242,14 @@ def anchor_fault(anchor: TrustDocument) -> str | None:
 
 
 def _invalid(faults: list[str]) -> OperatorError:
-    return OperatorError("document_invalid", "; ".join(faults), "'realm export' shows a document that is valid")
-
-
-def _unknown_keys(raw: Any, kind: Any, path: str) -> list[str]:
-    if isinstance(kind, UnionType):  # X | None
-        kind = next((inner for inner in get_args(kind) if inner is not type(None)), kind)
-    origin = get_origin(kind)
-    if origin is dict and isinstance(raw, dict):
-        inner = get_args(kind)[1]
-        return [fault for key, value in raw.items() for fault in _unknown_keys(value, inner, f"{path}{key}.")]
-    if origin is tuple and isinstance(raw, list):
-        inner = get_args(kind)[0]
-        trimmed = path.removesuffix(".")
-        return [
-            fault for index, value in enumerate(raw) for fault in _unknown_keys(value, inner, f"{trimmed}[{index}].")
-        ]
-    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(raw, dict)):
-        return []
-    hints = get_type_hints(kind)
-    known = {field.encode_name: hints[field.name] for field in msgspec.structs.fields(kind)}
-    faults: list[str] = []
-    for key, value in raw.items():
-        if key in known:
-            faults += _unknown_keys(value, known[key], f"{path}{key}.")
-            continue
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(known)}"
-        faults.append(f"{path}{ascii(key)[1:-1]}: unknown key ({hint})")
-    return faults
+    told = faults[0] if len(faults) == 1 else "\n".join([f"the document has {len(faults)} faults:", *faults])
+    return OperatorError("document_invalid", told, "'realm export' shows a document that is valid")
 
 
 def _is_http_url(text: str) -> bool:
     return _HTTP_URL.fullmatch(text) is not None
 
+
+_NAMELESS = "nameless"  # which was told already
 
 _HTTP_URL = re.compile(r"http://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")

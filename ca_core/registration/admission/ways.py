@@ -107,8 +107,8 @@ def admission_faults(admission: AdmissionDocument) -> list[str]:
         if way in ways:
             faults.append(f"admission.ways[{index}]: '{way}' stands twice (once is enough)")
         ways.append(way)
-    if not faults:
-        faults += _way_faults(admission, admission.all_ways)
+    # Of those that can be read; whether none of them is open, one that can't be read would have to say.
+    faults += _way_faults(admission, tuple(ways) if admission.ways else admission.all_ways, some=bool(faults))
     if admission.webhook is not None:
         faults += webhook_faults(admission.webhook, "admission.webhook")
     if admission.challenge is not None and _HASH.fullmatch(admission.challenge) is None:
@@ -128,14 +128,14 @@ def admission_faults(admission: AdmissionDocument) -> list[str]:
     return faults
 
 
-def _way_faults(admission: AdmissionDocument, ways: tuple[Way, ...]) -> list[str]:
+def _way_faults(admission: AdmissionDocument, ways: tuple[Way, ...], *, some: bool) -> list[str]:
     faults: list[str] = []
     used = frozenset().union(*(way.proofs for way in ways))
     if "open" in used and not admission.open:  # enforces case 31
         faults.append(
             "admission.ways: 'open' gives a certificate to anyone (set 'admission.open = true' if that is meant)"
         )
-    if admission.open and "open" not in used:
+    if admission.open and "open" not in used and not some:
         faults.append("admission.open: is set, but no way is open (leave it out)")
     if "challenge" in used and admission.challenge is None:  # enforces case 31
         faults.append("admission.challenge: there is none yet ('enrolld realm challenge' makes one)")

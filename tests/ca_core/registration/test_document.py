@@ -114,18 +114,69 @@ def test_an_unknown_key_is_told_with_its_path_and_the_nearest_known_one(text: st
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        pytest.param("name = 1\n[profiles.device]", "'name'", id="name"),
-        pytest.param("hosts = 'a'\n" + MINIMAL, "'hosts'", id="hosts"),
-        pytest.param("ask_client_certificate = 'yes'\n" + MINIMAL, "'ask_client_certificate'", id="boolean"),
-        pytest.param(MINIMAL + "rekey = 'always'", "rekey'", id="word"),
-        pytest.param(MINIMAL + "[admission]\nidevid = 'anybody'", "'admission.idevid'", id="idevid"),
-        pytest.param("[profiles.device]", "'name'", id="no-name"),
+        pytest.param("name = 1\n[profiles.device]", "name: expected 'str', got 'int'", id="name"),
+        pytest.param("hosts = 'a'\n" + MINIMAL, "hosts: expected 'array', got 'str'", id="hosts"),
+        pytest.param(
+            "ask_client_certificate = 'yes'\n" + MINIMAL,
+            "ask_client_certificate: expected 'bool', got 'str'",
+            id="boolean",
+        ),
+        pytest.param(MINIMAL + "rekey = 'always'", "profiles.device.rekey: invalid enum value 'always'", id="word"),
+        pytest.param(
+            MINIMAL + "[admission]\nidevid = 'anybody'", "admission.idevid: invalid enum value 'anybody'", id="idevid"
+        ),
+        pytest.param("[profiles.device]", "name: is missing", id="no-name"),
+        pytest.param(MINIMAL + "[[trust]]\nname = 'a'", "trust[0].pem: is missing", id="nothing-in-it"),
+        pytest.param("profiles = 1\nname = 'a'", "profiles: expected 'object', got 'int'", id="table"),
+        pytest.param(
+            MINIMAL + "keys = ['rsa', 1]", "profiles.device.keys[1]: expected 'str', got 'int'", id="in-a-list"
+        ),
         pytest.param("name = ", "not TOML", id="not-toml"),
         pytest.param(MINIMAL + MINIMAL, "not TOML", id="key-twice"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_told_with_its_path(text: str, told: str) -> None:
     assert told in _message(text)
+
+
+def test_faults_of_every_sort_are_told_at_once() -> None:
+    told = _message("""
+        colour = "red"
+        hosts = ["ok.example.com", "not a host"]
+        [admission]
+        ways = ["sceret", "open"]
+        idevid = 7
+        [profiles.simpleenroll]
+        issuer = "nobody"
+        key_usage = ["keyCertSign"]
+        extended_key_usages = ["OCSPSigning"]
+        validty = "90d"
+        keys = ["rsa", 1]
+        [[profiles.simpleenroll.extensions]]
+        oid = "2.5.29.19"
+        type = "der"
+        value = "30030101FF"
+        [[trust]]
+        name = "a"
+        pem = "nothing"
+    """)
+    for path in (
+        "colour: unknown key",
+        "name: is missing",
+        "hosts[1]: ",
+        "admission.ways[0]: ",
+        "admission.ways: 'open' gives a certificate to anyone",
+        "admission.idevid: expected 'str', got 'int'",
+        "profiles.simpleenroll: ",
+        "profiles.simpleenroll.issuer: ",
+        "profiles.simpleenroll.key_usage: ",
+        "profiles.simpleenroll.extended_key_usages: ",
+        "profiles.simpleenroll.validty: unknown key (did you mean 'validity'?)",
+        "profiles.simpleenroll.keys[1]: expected 'str', got 'int'",
+        "profiles.simpleenroll.extensions[0]: ",
+        "trust[0].pem: ",
+    ):
+        assert path in told
 
 
 def _edited(old: str, new: str) -> str:
