@@ -131,7 +131,7 @@ class RealmAdministration(RealmVersions):
                 "refuse its devices instead: leave no way under its [admission]",
             )
         if found.state == "retired":
-            raise OperatorError("realm_retired", f"realm {name} is retired", "nothing is to be done")
+            raise OperatorError("realm_retired", f"realm {name} is retired", f"'enrolld realm resume {name}' undoes it")
         root = await self._root_of(found)
         under = [
             other.name

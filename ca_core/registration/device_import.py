@@ -105,7 +105,7 @@ class DeviceImport:
         `advance` is told how many bytes were read; a file is read twice. Raises `ImportRefused`, `OperatorError`,
         `Unavailable`.
         """
-        found = await self._realms.get(realm_name)
+        found = await self._realms.active(realm_name)
         now = self._clock()
         digest, count, lines = await self._examine(found, file, now, advance)
         kept = keeper.name if keeper is not None else None

@@ -172,6 +172,13 @@ class Realms:
             raise OperatorError("realm_unknown", f"there is no realm '{ascii(name[:64])[1:-1]}'", f"there are: {known}")
         return realms[name]
 
+    async def active(self, name: str) -> Realm:
+        """The same, where devices are to be let in. Raises `OperatorError`, also of a realm that is retired."""
+        found = await self.get(name)
+        if found.state != "active":
+            raise OperatorError("realm_retired", f"realm {name} is retired", f"'enrolld realm resume {name}' undoes it")
+        return found
+
     async def resolve(self, protocol: str, label: str | None, server_name: str | None) -> Resolved:
         """The realm and profile that a label means on the host `server_name` (the TLS SNI, None on the shared host).
 

@@ -80,7 +80,7 @@ class Devices(DeviceChanges):
         actor: str,
     ) -> HandedSecret:
         """Register a device and make its first secret. Raises `OperatorError`."""
-        found = await self._realms.get(realm_name)
+        found = await self._realms.active(realm_name)
         parse_device_name(name)
         names = sorted({parse_san(san) for san in sans})
         check_profile(found, profile)
@@ -112,7 +112,7 @@ class Devices(DeviceChanges):
 
     async def secret(self, realm_name: str, name: str, *, expires: str | None = None, actor: str) -> HandedSecret:
         """Make a new secret for a device; every older one of it is void from now on. Raises `OperatorError`."""
-        found = await self._realms.get(realm_name)
+        found = await self._realms.active(realm_name)
         row = await self._row(found, name)
         now = self._clock()
         until = secret_expiry(found, expires, now)

@@ -202,6 +202,16 @@ async def test_nobody_enrolls_or_renews_in_a_retired_realm_until_it_resumes(core
         second.close()
 
 
+async def test_no_device_is_let_into_a_retired_realm(core: Core) -> None:
+    await core.devices.add("other", "early", actor=ME)
+    await core.realms.retire("other", actor=ME)
+    for act in (core.devices.add("other", "late", actor=ME), core.devices.secret("other", "early", actor=ME)):
+        assert await code_of_act(act) == "realm_retired"
+    await core.devices.suspend("other", "early", actor=ME)
+    await core.realms.resume("other", actor=ME)
+    assert await code_of_act(core.devices.secret("other", "early", actor=ME)) == "done", "the twin"
+
+
 Refused = Callable[[Core], Awaitable[object]]
 
 
