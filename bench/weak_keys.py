@@ -1,6 +1,7 @@
 """`python -m bench.weak_keys`: what the look for RSA keys that anybody can factor costs, per strong key of each size.
 
-A strong key is the dear one: it passes every check. The list of Debian's weak keys is one of 300,000 made-up lines.
+A strong key is the dear one: it passes every check. Beside the shipped list of Debian's weak keys, an installed one of
+300,000 made-up lines is looked into.
 """
 
 import secrets

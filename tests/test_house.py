@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def test_nobody_asks_the_clock_but_the_edge() -> None:
 
 def test_every_package_says_that_it_is_typed() -> None:
     assert [package for package in PACKAGES if not (HOUSE / package / "py.typed").is_file()] == []
+
+
+def test_every_list_of_weak_keys_is_shipped_with_its_package() -> None:
+    from ca_core.weak_keys.debian import SHIPPED
+
+    with (HOUSE / "pyproject.toml").open("rb") as file:
+        data = tomllib.load(file)["tool"]["setuptools"]["package-data"]
+    assert SHIPPED
+    for path in SHIPPED.values():
+        assert any(path.match(pattern) for pattern in data["ca_core.weak_keys"])
+        assert path.is_file()
 
 
 def test_every_reason_of_the_transport_is_a_code_that_can_be_explained() -> None:

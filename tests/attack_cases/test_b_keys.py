@@ -6,6 +6,7 @@ test_weak_keys.py, registration/test_idevid.py); here each case has its number, 
 
 import ast
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.helpers.bad_csr import BAD_CSRS, PrivateKey, ec_key, ec_spki, ed25519
 from tests.helpers.bad_csr import name as name_of
 from tests.helpers.core import ME, edit_realm
 from tests.helpers.daemon import Daemon
+from tests.helpers.debian_keys import LITTLE_32, LITTLE_64, debian_key
 from tests.helpers.weak_rsa import close_primes_key, roca_key, small_factor_key
 from tests.scep_server.client import tlv
 
@@ -71,6 +73,8 @@ def test_case_15_rsa_key_of_a_wrong_size_or_exponent_is_refused(
         pytest.param(roca_key, "key_roca", id="roca"),
         pytest.param(close_primes_key, "key_close_primes", id="close-primes"),
         pytest.param(small_factor_key, "key_small_factor", id="small-factor"),
+        pytest.param(partial(debian_key, 4711, LITTLE_32, "read"), "key_debian", id="debian-i386"),
+        pytest.param(partial(debian_key, 12345, LITTLE_64, "absent"), "key_debian", id="debian-amd64"),
     ],
 )
 def test_case_16_key_that_anybody_can_factor_is_refused_by_its_weakness(

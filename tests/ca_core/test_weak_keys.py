@@ -1,9 +1,12 @@
 """RSA moduli that anybody can factor: each weakness is found by its name, and no strong key is taken for one."""
 
+import hashlib
 import logging
 import math
+import os
 import random
 import secrets
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +15,17 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from ca_core.weak_keys import MAX_BITS, debian, find_weakness
 from ca_core.weak_keys.close_primes import ROUNDS, has_close_primes
+from ca_core.weak_keys.fingerprints import PackedFingerprints, pack
 from ca_core.weak_keys.roca import LARGEST, is_roca
 from ca_core.weak_keys.small_factors import LIMIT, has_small_factor, primes_below
+from certs import debian_list
+from tests.end_to_end.clients import needs
 from tests.helpers.bad_csr import rsa_key
+from tests.helpers.debian_keys import MACHINES, PUBLISHED, RANDOM_FILES, RandomFile, debian_key
 from tests.helpers.weak_rsa import (
     DEBIAN,
     DEBIAN_LINE,
+    OTHER_DEBIAN,
     close_primes_key,
     next_prime,
     roca_key,
@@ -30,6 +38,7 @@ def modulus(key: rsa.RSAPrivateKey) -> int:
     return key.public_key().public_numbers().n
 
 
+LONG = os.environ.get("ENROLLD_LONG") == "1"
 STRONG = [pytest.param(bits, id=f"rsa-{bits}") for bits in (2048, 3072, 4096)]
 
 
@@ -122,52 +131,119 @@ def test_the_square_of_a_prime_has_close_primes(bits: int) -> None:
 
 # --- Debian's of 2008 -------------------------------------------------------------------------------------------------
 
+LARGER = (1 << 3071) + (DEBIAN << 1000)
+"""A size for which no list is shipped."""
+LINE = debian.fingerprint(LARGER).hex()
 LISTED = f"""\
 # A list as openssl-vulnkey(1) describes it.
 #
 00006aa0ce2cd60e6660
-{DEBIAN_LINE}
+{LINE}
 ffff8f7e6a29aea0b430
 """
+
+
+def sha1(text: bytes) -> str:
+    return hashlib.sha1(text).hexdigest()  # noqa: S324  # as it was published
 
 
 def test_fingerprint_is_the_one_that_was_published() -> None:
     assert debian.fingerprint(DEBIAN).hex() == DEBIAN_LINE
 
 
+def test_debian_s_generator_is_followed_to_the_keys_that_it_made() -> None:
+    keys = [debian_key(32767, machine, random_file) for machine in MACHINES.values() for random_file in RANDOM_FILES]
+    lines = sorted(sha1(b"Modulus=%X\n" % modulus(key)) + "\n" for key in keys)
+    assert sha1("".join(lines).encode()) == PUBLISHED
+
+
+@pytest.mark.foreign
+def test_what_makes_the_shipped_list_follows_the_generator_too(tmp_path: Path) -> None:
+    needs("gcc", "libssl-dev")
+    program = debian_list.build(tmp_path)
+    for machine, random_file in zip(MACHINES, RANDOM_FILES, strict=True):
+        made = subprocess.run([program, "2048", machine, random_file, "77", "78"], check=True, capture_output=True)
+        keys = [debian_key(pid, MACHINES[machine], random_file) for pid in (77, 78)]
+        assert made.stdout.decode().split() == [debian.fingerprint(modulus(key)).hex() for key in keys]
+
+
+@pytest.mark.parametrize("found", [DEBIAN, OTHER_DEBIAN], ids=["goodkey", "badkeys"])
+def test_case_16_debian_s_key_that_was_met_in_the_field_is_found(found: int) -> None:
+    assert find_weakness(found) == "key_debian"
+    assert find_weakness(found + 2) != "key_debian"
+
+
+@pytest.mark.parametrize("random_file", RANDOM_FILES)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_case_16_debian_s_key_of_any_process_on_any_machine_is_found(machine: str, random_file: RandomFile) -> None:
+    chosen = random.Random(machine + random_file)
+    for pid in [*chosen.sample(range(1 << 15), 200 if LONG else 1), *([0, 32767] if LONG else [])]:
+        weak = modulus(debian_key(pid, MACHINES[machine], random_file))
+        assert find_weakness(weak) == "key_debian", pid
+        assert find_weakness(weak ^ 2) != "key_debian"
+
+
+def test_shipped_list_is_whole_and_takes_no_other_key_for_one_of_its_own() -> None:
+    shipped = debian.read_shipped(2048)
+    assert len(shipped) == 32768 * len(MACHINES) * len(RANDOM_FILES)
+    assert len(debian.SHIPPED[2048].read_bytes()) < 1_500_000
+    assert not any(debian.fingerprint(secrets.randbits(2048) | 1 << 2047) in shipped for _ in range(10_000))
+
+
+def test_every_packed_fingerprint_is_found_and_its_neighbours_are_not() -> None:
+    known = {secrets.token_bytes(10) for _ in range(3000)} | {b"\0" * 10, b"\xff" * 10, b"\x12\x34" + b"\xff" * 8}
+    packed = PackedFingerprints.parse(pack(known))
+    assert len(packed) == len(known)
+    assert all(each in packed for each in known)
+    assert not any(each[:5] + bytes([each[5] ^ 1]) in packed for each in known)
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"", b"\0" * 65535, pack([b"123456"])[:-1], pack([b"123456"]) + b"1"], ids=["none", "cut", "less", "more"]
+)
+def test_list_that_is_not_whole_is_refused(wrong: bytes) -> None:
+    with pytest.raises(ValueError, match="not all of them"):
+        PackedFingerprints.parse(wrong)
+
+
+def test_fingerprint_too_short_to_tell_keys_apart_is_refused() -> None:
+    with pytest.raises(ValueError, match="shorter than six bytes"):
+        pack([b"12345"])
+
+
 @pytest.mark.parametrize("text", [LISTED, LISTED.replace("\n", "\r\n"), LISTED.rstrip()], ids=["lf", "crlf", "cut"])
-def test_case_16_debian_s_key_is_found_in_the_list_for_its_size_and_others_are_not(lists: Path, text: str) -> None:
-    (lists / "blacklist.RSA-2048").write_bytes(text.encode())
-    assert find_weakness(DEBIAN) == "key_debian"
+def test_case_16_key_is_found_in_the_installed_list_for_its_size_and_others_are_not(lists: Path, text: str) -> None:
+    (lists / "blacklist.RSA-3072").write_bytes(text.encode())
+    assert debian.is_listed(LARGER)
     assert find_weakness(modulus(rsa_key(2048))) is None
     assert find_weakness(modulus(rsa_key(4096))) is None
 
 
-def test_every_line_of_a_list_is_found(lists: Path) -> None:
+def test_every_line_of_an_installed_list_is_found_beside_the_shipped(lists: Path) -> None:
     moduli = [secrets.randbits(2048) | 1 << 2047 for _ in range(300)]
     lines = sorted(debian.fingerprint(each).hex() for each in moduli)
     (lists / "blacklist.RSA-2048").write_text("# comment\n" + "\n".join(lines) + "\n")
-    assert all(map(debian.is_listed, moduli))
+    assert all(map(debian.is_listed, [*moduli, DEBIAN]))
     assert not any(debian.is_listed(each ^ 2) for each in moduli)
 
 
-def test_without_a_list_no_key_is_debian_s(lists: Path) -> None:
+def test_without_a_list_for_its_size_no_key_is_debian_s(lists: Path) -> None:
     (lists / "blacklist.RSA-1024").write_text(LISTED)
-    assert find_weakness(DEBIAN) is None
+    assert not debian.is_listed(LARGER)
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "8DF20E6961A16398B85A\n", "\0" * 4096, DEBIAN_LINE[1:] + "\n"])
+@pytest.mark.parametrize("text", ["", "# nothing\n", f"{LINE.upper()}\n", "\0" * 4096, LINE[1:] + "\n"])
 def test_list_in_no_known_form_is_told_and_finds_nothing(
     lists: Path, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
-    (lists / "blacklist.RSA-2048").write_text(text)
+    (lists / "blacklist.RSA-3072").write_text(text)
     with caplog.at_level(logging.WARNING):
-        assert find_weakness(DEBIAN) is None
+        assert not debian.is_listed(LARGER)
     assert "holds none in the form of openssl-vulnkey(1)" in caplog.text
 
 
 def test_list_that_can_t_be_read_is_told_and_finds_nothing(lists: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (lists / "blacklist.RSA-2048").mkdir()
+    (lists / "blacklist.RSA-3072").mkdir()
     with caplog.at_level(logging.WARNING):
-        assert find_weakness(DEBIAN) is None
+        assert not debian.is_listed(LARGER)
     assert "can't be read: Is a directory" in caplog.text

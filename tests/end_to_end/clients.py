@@ -46,6 +46,7 @@ FOREIGN = {
     "gcc": Foreign("gcc", "gcc", ("gcc", "--version")),
     "gnutls-cli": Foreign("gnutls-cli", "gnutls-bin", ("gnutls-cli", "--version")),
     "haproxy": Foreign("/usr/sbin/haproxy", "haproxy", ("/usr/sbin/haproxy", "-v")),
+    "libssl-dev": Foreign("/usr/include/openssl/bn.h", "libssl-dev", ("dpkg-query", "--show", "libssl-dev")),
     "nginx": Foreign("/usr/sbin/nginx", "nginx-light", ("sh", "-c", "/usr/sbin/nginx -v 2>&1")),
     "opensc": Foreign("pkcs11-tool", "opensc", ("opensc-tool", "--version")),
     "openssl": Foreign("openssl", "openssl", ("openssl", "version")),

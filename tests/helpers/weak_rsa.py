@@ -11,6 +11,7 @@ from tests.helpers.bad_csr import rsa_key
 __all__ = [
     "DEBIAN",
     "DEBIAN_LINE",
+    "OTHER_DEBIAN",
     "close_primes_key",
     "key_of",
     "next_prime",
@@ -28,8 +29,17 @@ DEBIAN = int(
     16,
 )
 """The modulus of a key of Debian's OpenSSL of 2008, and below its line in blacklist.RSA-2048, as the tests of Let's
-Encrypt's boulder (goodkey/weak_test.go) have them. Such a key can't be made without that OpenSSL."""
+Encrypt's boulder (goodkey/weak_test.go) have them. `tests.helpers.debian_keys` makes keys with their private halves."""
 DEBIAN_LINE = "8df20e6961a16398b85a"
+OTHER_DEBIAN = int(
+    "C096530C4C4A343FC388FF8B6E14C88B617485966DD0F757F3DECB2F03DFDFE6F518E0948F5387059BD5AA124F26D38F139DD6EBC2343605"
+    "61689758E9B14E03F714508167374CBF64E24E26C3CD95ED5A5D04E3C404BE157BB8090E9ADA9CDC53EF7E806C1E77B5F10242150A24E9AD"
+    "F991088DAF20A75BEB54BC91FE43DD8755447FD3ABDEFB9F1C987A8B0419824504E213F8DD26A9C6B7ED2F2103D8422720F7A7400CE34743"
+    "E4CE40440C69013EFEA2A39790FCDFCCBB424DA1D824ADFE58071ED76D41AF836E4093EA60F5719E250FA214F8631153A81EEFC17D82E3F8"
+    "19DA57691ED9602550074FDEA73AC9E5CFE10F6B91ADC31B402C3E370B03A559",
+    16,
+)
+"""The modulus of another one: tests/data/rsa-debianweak.key of badkeys."""
 
 
 def roca_product(bits: int) -> int:
