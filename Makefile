@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 DIR ?= ./enrolld-data
 WORKERS ?= auto
 
+# Where an environment forbids it, each of hundreds of processes that tests start would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: serve test long chaos mutants lint format bench lock clean
 
 $(VENV)/.serve: requirements.lock pyproject.toml

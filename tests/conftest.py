@@ -3,6 +3,7 @@
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from ca_core.core import Core
 from tests.helpers.core import Installation, SetClock, make_installation
@@ -38,6 +40,18 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _skip_is_failure(report)
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _keys_are_checked_once() -> Iterator[None]:
+    """Reading an RSA key has OpenSSL prove its primes, for 30 to 90 ms: once for the same bytes, instead of per test.
+
+    What does not open is tried anew each time, and other processes (daemons, commands) read as they always do.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        once = functools.lru_cache(maxsize=500)(load_der_private_key)
+        patch.setattr("ca_core.authority.sealing.load_der_private_key", once)
+        yield
 
 
 @pytest.fixture(scope="session")

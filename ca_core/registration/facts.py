@@ -117,7 +117,7 @@ async def check_facts(store: Store, csr: ParsedCsr, realm_id: int, device_id: in
     row = await store.first(_FACTS, spki_sha256=csr.spki_sha256, realm_id=realm_id, device_id=device_id)
     newest_event, blocked, others_certificate = row or (None, None, None)
     if is_behind(now, newest_event):  # enforces case 61
-        raise Unavailable("this machine's clock stands before the store's newest event: see 'enrolld clock show'")
+        raise Unavailable("this machine's clock stands before the store's newest event: set the clock")
     if blocked is not None:  # enforces case 20
         raise BadKey("key_blocked", "The key is blocked.")
     if others_certificate is not None:  # enforces case 20

@@ -37,7 +37,7 @@ def test_a_node_says_that_its_key_is_missing_or_wrong_and_takes_the_right_one_at
     settings = f'names = ["localhost"]\n[store]\nurl = "{database}"\n'
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    with running_daemon(tmp_path / "first", settings=settings) as first:
+    with running_daemon(tmp_path / "first", settings=settings, store_url=database) as first:
         right = (first.directory / "keys" / "unlock").read_bytes()
     folder = tmp_path / "second"
     key = folder / "enrolld" / "keys" / "unlock"
@@ -46,7 +46,9 @@ def test_a_node_says_that_its_key_is_missing_or_wrong_and_takes_the_right_one_at
         key.parent.parent.chmod(0o700)
         key.write_bytes(b"x" * len(right))
         key.chmod(0o600)
-    with running_daemon(folder, settings=settings, serve_arguments=["--admin", "127.0.0.1:0"]) as daemon:
+    with running_daemon(
+        folder, settings=settings, serve_arguments=["--admin", "127.0.0.1:0"], store_url=database
+    ) as daemon:
         reason = {
             "none": "there is no unlock key, so nothing can be signed",
             "wrong": "the unlock key does not open the CA keys, so nothing can be signed",
@@ -82,7 +84,8 @@ def test_a_node_waits_for_a_database_that_comes_later(tmp_path: Path) -> None:
         starting = threading.Timer(4.0, postgres.start)
         starting.start()
         try:
-            with running_daemon(tmp_path, settings=f'names = ["localhost"]\n[store]\nurl = "{url}"\n') as daemon:
+            settings = f'names = ["localhost"]\n[store]\nurl = "{url}"\n'
+            with running_daemon(tmp_path, settings=settings, store_url=url) as daemon:
                 assert daemon.ask("device", "add", "d-1")["device"] == "d-1"
                 assert "waiting for the database" in daemon.output.read_text()
                 assert postgres.password not in daemon.output.read_text()

@@ -144,8 +144,9 @@ class Installation:
     def sql_many(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         """One statement for many rows, in one transaction."""
         if self.postgres is not None:
-            for row in rows:
-                self.sql(statement, *row)
+            text: Any = statement.replace("%", "%%").replace("?", "%s")
+            with contextlib.closing(self.postgres.connect(self.database)) as link, link.transaction():
+                link.cursor().executemany(text, rows)
             return
         with contextlib.closing(sqlite3.connect(self.directory / "enrolld.db")) as connection, connection:
             connection.executemany(statement, rows)
