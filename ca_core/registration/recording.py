@@ -15,8 +15,10 @@ from ca_core.registration.realm import Realm, Resolved
 __all__ = ["Recorder"]
 
 _AUDIT_SAME_REFUSAL = 60.0
-_NO_JUNK = frozenset({"credentials_missing"})
-"""How honest clients begin: they are asked for a credential, and send it then."""
+_NO_JUNK = frozenset({"credentials_missing", "device_paused"})
+"""How honest clients begin: they are asked for a credential, and send it then. And what a pause answers: each refusal
+before it was counted, and a paused device that goes on asking must not shut out its neighbours behind one address.
+"""
 
 
 class Recorder:
