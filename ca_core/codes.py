@@ -155,8 +155,8 @@ CODES: dict[str, str] = {
     "chain_incomplete": "Have the device send its manufacturer's intermediate CA certificates with its own, or trust "
     "the intermediate itself with 'enrolld trust add'.",
     "chain_invalid": "The device's certificate chain breaks a rule (names, constraints, a signature, a weak key).",
-    "device_not_expected": "A device of that name is suspended or retired, and whoever asks proves nothing; "
-    "'enrolld device show NAME' tells.",
+    "device_not_expected": "Whoever asks proves nothing, and the device of that name is suspended or retired, or was "
+    "registered with a secret or a factory identity, which it must show; 'enrolld device show NAME' tells.",
     "csr_holds_secret": "The client puts its secret into a name of the CSR, where others read it; look at its "
     "configuration, and give it a new secret.",
     "challenge_changed": "The realm has another challenge since the request came; give the device the new one.",
@@ -228,7 +228,8 @@ CODES: dict[str, str] = {
     "name; 'enrolld explain CSR' shows it.",
     "csr_value_missing": "The profile takes this name from the CSR, and the CSR lacks it: set it in the client.",
     "csr_value_not_allowed": "The CSR's name does not match what the profile allows; see 'enrolld profile show'.",
-    "name_of_other_device": "The CSR's CN is the name of another device of the realm; give the client its own.",
+    "name_of_other_device": "A name that the request or a template makes is another device's: its own name, one of its "
+    "record, or one of its certificate; give the client its own, or put the name into its device's record.",
     "name_of_server": "A name of this server is given to no device on its own word.",
     "profile_not_allowed": "The label names another profile than the device has; without one of its own it has the "
     "realm's default for EST. 'enrolld device set NAME --profile P' gives a device a profile.",

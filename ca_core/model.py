@@ -233,6 +233,16 @@ class Requester:
         """Whether it is that device beyond doubt, and not only called so."""
         return self.means in (Means.SECRET, Means.IDEVID, Means.OWN_CERTIFICATE) and not self.device.is_new
 
+    @property
+    def is_unproven(self) -> bool:
+        """Whether what was shown proves no single device: by an open way, a challenge, or an approval alone."""
+        return self.means in (Means.CHALLENGE, Means.OPEN, Means.APPROVAL)
+
+    @property
+    def names_itself(self) -> bool:
+        """Whether nobody vouches for the device but the request: it is unproven, and no operator looks at it."""
+        return self.is_unproven and not self.needs_approval
+
     def __post_init__(self) -> None:
         if self.proof is not AUTHENTICATED:
             raise TypeError("a Requester is made by authentication only")

@@ -1,4 +1,5 @@
-"""What has to be done now and then: CRLs that are due, server certificates that end, the sums of refusals, audit heads.
+"""What has to be done now and then: CRLs that are due, server certificates that end, the sums of refusals, audit heads,
+requests that ended long ago.
 
 Every worker looks; the one that holds the lease in the store does it. All of them reread what another may have renewed.
 """
@@ -29,6 +30,7 @@ _ASK_EVERY = 3.0
 _CLOCK_EVERY = 1.0
 _CERTIFICATES_EVERY = 5.0
 _HEADS_EVERY = 60.0
+_REQUESTS_EVERY = 600.0
 _EAGER_SECONDS = 5.0  # after a realm has changed, which may have given it a host
 _SAME_COMPLAINT_EVERY = 60.0
 
@@ -72,6 +74,8 @@ class Chores:
             await self._try("crls", "publish CRLs", self._publish)
         if self._holds and self._due("audit_heads", _HEADS_EVERY):
             await self._try("audit_heads", "make the audit trail's common head", self._head)
+        if self._holds and self._due("requests", _REQUESTS_EVERY):
+            await self._try("requests", "forget old requests", self._core.requests.forget_old)
         await self._try("realms", "look at the realms", self._watch)
         if self._due("clock", _CLOCK_EVERY):
             await self._try("clock", "compare this machine's clock with the store's", self._core.store.measure_drift)

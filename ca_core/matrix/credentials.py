@@ -1,5 +1,6 @@
 """Credentials of a realm: devices that are registered, given what a way of the realm takes, and admitted by it."""
 
+import io
 import itertools
 import secrets
 from collections.abc import Callable
@@ -122,12 +123,18 @@ class Credentials:
         )
         return handed.secret
 
+    async def register_bare(self, place: Place, name: str) -> None:
+        """Register a device that has nothing of its own to show: one that has is not admitted by less."""
+        await self._core.device_import.run(place.name, io.BytesIO(f"name\n{name}\n".encode()), "matrix", actor=ACTOR)
+
     async def make(
         self, place: Place, way: Way, name: str, serial: str, key: DeviceKey, factory: Factory | None
     ) -> Shown:
         """All that a way takes, for a device that is registered unless it proves nothing."""
         secret: str | None = None
-        if not way.proofs <= {"open"}:
+        if way.proofs == {"challenge"}:
+            await self.register_bare(place, name)
+        elif not way.proofs <= {"open"}:
             secret = await self.register(place, name, serial, factory.trusted_as if factory else None)
         shown = Shown(name, key)
         if "idevid" in way.proofs and factory is not None:

@@ -10,7 +10,7 @@ __all__ = ["EARLIER", "HEAD", "migrate", "refuse_revision"]
 
 HEAD = "0010"
 """The revision of the schema that this version speaks."""
-EARLIER = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+EARLIER = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """Those that can be brought up to it."""
 
 

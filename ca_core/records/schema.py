@@ -162,6 +162,22 @@ device = Table(
     ),
 )
 
+# Whose name is whose, so that no device gets another's on its own word: names as certificates have them (`DNS:x`,
+# `IP:x`, ...), and every device's own name as a DNS name in lower case. Those of the record are kept by triggers
+# (revision 0009); `certificate_id` is NULL then, else the newest certificate that has the name beside the record.
+device_name = Table(
+    "device_name",
+    metadata,
+    Column("realm_id", Id, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("device_id", Id, nullable=False),
+    Column("certificate_id", Id),
+    PrimaryKeyConstraint("realm_id", "name", "device_id"),
+    ForeignKeyConstraint(["realm_id", "device_id"], ["device.realm_id", "device.id"]),
+    ForeignKeyConstraint(["realm_id", "certificate_id"], ["certificate.realm_id", "certificate.id"]),
+    sqlite_with_rowid=False,
+)
+
 # A list of devices that was imported whole, and its rows until they are devices: `batch` is one run of the command.
 device_import = Table(
     "device_import",
@@ -392,15 +408,18 @@ request = Table(
         sqlite_where=text("state = 'pending'"),
         postgresql_where=text("state = 'pending'"),
     ),
+    Index("ix_request_expires", "expires_at"),
 )
 
-# How many devices a realm has admitted on a day (UTC, days since 1970), where it has a ceiling.
+# How many devices a realm has admitted on a day (UTC, days since 1970), where it has a ceiling; and how many of them
+# proved nothing.
 admitted = Table(
     "admitted",
     metadata,
     Column("realm_id", Id, nullable=False),
     Column("day", BigInteger, nullable=False),
     Column("total", BigInteger, nullable=False),
+    Column("unproven", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("realm_id", "day"),
     ForeignKeyConstraint(["realm_id"], ["realm.id"]),
 )

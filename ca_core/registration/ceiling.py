@@ -19,7 +19,7 @@ _a = admitted.c
 _DAY = 86_400_000
 _LONGEST_WAIT = 3600
 _OF = (_a.realm_id == bindparam("of_realm"), _a.day == bindparam("of_day"))
-_TOTAL = Query(select(_a.total).where(*_OF))
+_TOTAL = Query(select(_a.total, _a.unproven).where(*_OF))
 # Two statements that every engine knows: the row, if it is missing, and its count.
 _FIRST = Query(
     admitted.insert().from_select(
@@ -31,6 +31,7 @@ _FIRST = Query(
     )
 )
 _ONE_MORE = Query(admitted.update().where(*_OF).values(total=_a.total + 1))
+_ONE_UNPROVEN = Query(admitted.update().where(*_OF).values(total=_a.total + 1, unproven=_a.unproven + 1))
 
 
 def day_of(now: dt.datetime) -> int:
@@ -38,26 +39,39 @@ def day_of(now: dt.datetime) -> int:
     return to_ms(now) // _DAY
 
 
-async def check_ceiling(store: Store, realm: Realm, now: dt.datetime) -> None:
-    """Raise `TooMany` when the realm has given as many first certificates today as it may."""
+def share_of_unproven(realm: Realm, most: int, *, waiting: bool = False) -> int:
+    """How many of `most` may be such as prove nothing: half, where others prove who they are; else all.
+
+    With `waiting`, of those that wait for an operator. Strangers can be as many as they like. What honest devices need,
+    they must not be able to use up.
+    """
+    proving = (way for way in realm.ways if way.proofs & {"secret", "idevid"})
+    return most // 2 if any(way.approval or not waiting for way in proving) else most
+
+
+async def check_ceiling(store: Store, realm: Realm, now: dt.datetime, *, is_unproven: bool) -> None:
+    """Raise `TooMany` when the realm has given as many first certificates today as it may, or as strangers may have."""
     ceiling = realm.document.admission.ceiling
     if not ceiling:
         return
-    row = await store.first(_TOTAL, of_realm=realm.id, of_day=day_of(now))
-    if row is not None and row[0] >= ceiling:
-        wait = (_DAY - to_ms(now) % _DAY) // 1000 + 1
-        raise TooMany(  # enforces case 82
-            "ceiling_reached",
-            "No more devices are admitted today; ask later.",
-            retry_after=min(wait, _LONGEST_WAIT),
-            detail=f"{row[0]} first certificates today, of {ceiling}",
-        )
+    total, unproven = await store.first(_TOTAL, of_realm=realm.id, of_day=day_of(now)) or (0, 0)
+    share = share_of_unproven(realm, ceiling)
+    if total < ceiling and not (is_unproven and unproven >= share):
+        return
+    wait = (_DAY - to_ms(now) % _DAY) // 1000 + 1
+    told = f"{total} first certificates today, of {ceiling}"
+    raise TooMany(  # enforces case 82
+        "ceiling_reached",
+        "No more devices are admitted today; ask later.",
+        retry_after=min(wait, _LONGEST_WAIT),
+        detail=told if total >= ceiling else f"{told}; {unproven} of those that prove nothing, of {share}",
+    )
 
 
-def admitted_steps(realm_id: int, now: dt.datetime) -> list[Step]:
+def admitted_steps(realm_id: int, now: dt.datetime, *, is_unproven: bool) -> list[Step]:
     """What counts one first certificate."""
     of = {"of_realm": realm_id, "of_day": day_of(now)}
-    return [Step(_FIRST, of, expect=None), Step(_ONE_MORE, of)]
+    return [Step(_FIRST, of, expect=None), Step(_ONE_UNPROVEN if is_unproven else _ONE_MORE, of)]
 
 
 def admitted_touches(realm_id: int) -> frozenset[str]:

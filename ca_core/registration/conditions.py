@@ -12,6 +12,7 @@ from ca_core.records.schema import admitted, certificate, device, device_secret,
 from ca_core.records.unit import guarded_insert
 from ca_core.registration.admission.own_certificate import newer_is_revoked
 from ca_core.registration.device import AS_RECORDED, MAY_ENROLL
+from ca_core.registration.names_held import not_held
 from ca_core.registration.realm import SAME_ACTIVE
 from ca_core.registration.retransmission import is_answer
 
@@ -145,7 +146,21 @@ NARROWING: dict[str, ColumnElement[bool]] = {
         select(_a.total).where(_a.realm_id == bindparam("realm_id"), _a.day == bindparam("day")).scalar_subquery(), 0
     )
     < bindparam("ceiling"),
-    # What names no single device gives no device a second identity.
+    # Of those that prove nothing there is a share.
+    "below_share": func.coalesce(
+        select(_a.unproven).where(_a.realm_id == bindparam("realm_id"), _a.day == bindparam("day")).scalar_subquery(), 0
+    )
+    < bindparam("share"),
+    # What names no single device is no device that has something of its own to show,
+    "device_without_secret": not_(
+        exists().where(_s.realm_id == bindparam("realm_id"), _s.device_id == bindparam("device_id"))
+    ),
+    "device_without_identity": not_(
+        exists().where(
+            _d.realm_id == bindparam("realm_id"), _d.id == bindparam("device_id"), _d.serial_number.is_not(None)
+        )
+    ),
+    # and gives no device a second identity.
     "device_not_enrolled": not_(
         exists().where(
             _o.realm_id == bindparam("realm_id"),
@@ -156,19 +171,30 @@ NARROWING: dict[str, ColumnElement[bool]] = {
 }
 """Conditions of what the realm's ways ask beyond a means. The parameters are those of `issued.issued_unit`."""
 
+_OF_REGISTERED = frozenset({"device_state", "device_identity"})
+"""Conditions that concern the device's row, which a newcomer has not before."""
+
 GUARDS: dict[Means, tuple[Query, Query]] = {
     means: guarded_insert(certificate, conditions) for means, conditions in CONDITIONS.items()
 }
 """For each means, the guard's INSERT and the SELECT that names the conditions that failed."""
-_NARROWED: dict[tuple[Means, tuple[str, ...]], tuple[Query, Query]] = {}
+_NARROWED: dict[tuple[Means, tuple[str, ...], int, bool], tuple[Query, Query]] = {}
 
 
-def guard_of(means: Means, narrowing: tuple[str, ...]) -> tuple[Query, Query]:
-    """The same for a means with some of `NARROWING` besides."""
-    if not narrowing:
+def guard_of(means: Means, narrowing: tuple[str, ...], chosen: int = 0, *, is_new: bool = False) -> tuple[Query, Query]:
+    """The same for a means with some of `NARROWING`, and for so many names beside the record's (`room_for`).
+
+    Of a newcomer, the row is its device's.
+    """
+    key = means, narrowing, chosen, is_new
+    if key == (means, (), 0, False):
         return GUARDS[means]
-    found = _NARROWED.get((means, narrowing))
+    found = _NARROWED.get(key)
     if found is None:
         conditions = CONDITIONS[means] | {name: NARROWING[name] for name in narrowing}
-        found = _NARROWED[means, narrowing] = guarded_insert(certificate, conditions)
+        if chosen:
+            conditions |= {"names_not_of_other_device": not_held(chosen)}
+        if is_new:
+            conditions = {name: clause for name, clause in conditions.items() if name not in _OF_REGISTERED}
+        found = _NARROWED[key] = guarded_insert(device if is_new else certificate, conditions)
     return found

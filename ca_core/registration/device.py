@@ -11,7 +11,6 @@ from ca_core.model import DeviceRecord, DeviceState
 from ca_core.names import username_of
 from ca_core.records.query import Query, Row, Values, columns_of
 from ca_core.records.schema import device
-from ca_core.records.store import Store
 
 _d = device.c
 
@@ -38,15 +37,6 @@ AS_RECORDED: tuple[ColumnElement[bool], ...] = tuple(
 """Whether the device's record is still what was read. The parameters are those of `recorded`."""
 
 BY_NAME = Query(select(*COLUMNS).where(_d.realm_id == bindparam("realm_id"), _d.name == bindparam("name")))
-
-
-async def check_free(store: Store, realm_id: int, name: str) -> None:
-    """A newcomer takes no name that differs from another device's by case alone. Raises `NotAuthorized`."""
-    for alike in {name.lower(), name.upper()} - {name}:
-        if await store.first(BY_NAME, realm_id=realm_id, name=alike) is not None:
-            raise NotAuthorized(
-                "device_name_taken", "Another device has this name.", detail=f"asked {name}, have {alike}"
-            )
 
 
 def new_device(

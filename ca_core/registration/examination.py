@@ -12,6 +12,7 @@ from ca_core.csr import SID_EXTENSION, ParsedCsr, canonical_san, canonical_subje
 from ca_core.errors import BadKey, MalformedRequest, NotAuthorized, OperatorError, Refusal
 from ca_core.model import Means, Operation
 from ca_core.public_key import key_kind
+from ca_core.registration.admission.secret import holds_secret
 from ca_core.registration.examined import Applicant, Examined, Field
 from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
@@ -141,7 +142,7 @@ class _Examination:
             if isinstance(value, str)
             and glob is not None
             and glob.matches(value)
-            and not self._tells_secret(value)
+            and not holds_secret(value, self._applicant.secret)
             and attribute.fault(value) is None
         ]
         for value in fitting:
@@ -185,7 +186,7 @@ class _Examination:
         asked = self._csr.san
         if not asked and self._renewed is not None:
             asked = _san_of(self._renewed)  # what a renewal leaves out is what the certificate has
-        fitting = [name for name in asked if template.allows(name) and not self._tells_secret(name)]
+        fitting = [name for name in asked if template.allows(name) and not holds_secret(name, self._applicant.secret)]
         for name in fitting:
             kind, _, value = name.partition(":")
             # A device with the server's own name could be taken for the server.
@@ -237,10 +238,6 @@ class _Examination:
         """Whether it uses a factory identity that was not shown now: the value must stand in what is renewed."""
         return not self._applicant.shows_idevid and any(fact.startswith("idevid.") for fact in template.facts)
 
-    def _tells_secret(self, value: str) -> bool:
-        secret = self._applicant.secret
-        return secret is not None and len(secret) >= _SECRET and secret in value
-
     def _miss(self, where: str, template: Template) -> None:
         source = template.source
         if template.is_optional:
@@ -258,9 +255,6 @@ class _Examination:
     def _refuse(self, where: str, value: str, source: str, refusal: Refusal) -> None:
         self._refusals.append(refusal)
         self._fields.append(Field(where, self._applicant.shown(value)[:100], source, "refused", refusal))
-
-
-_SECRET = 8  # what is shorter is none of ours, and may stand in any name
 
 
 def _facts_of(realm: Realm, applicant: Applicant) -> dict[str, str | None]:

@@ -7,6 +7,7 @@ from cryptography import x509
 
 from ca_core.errors import Refusal
 from ca_core.model import DeviceRecord, Means, OwnCertificate, Requester
+from ca_core.registration.admission.secret import without_secret
 
 __all__ = ["Applicant", "Examined", "Field"]
 
@@ -38,7 +39,7 @@ class Applicant:
 
     def shown(self, asked: str) -> str:
         """What was asked for, for the record, unless somebody put the secret there."""
-        return ascii(asked.replace(self.secret, "(the secret)") if self.secret else asked)[1:-1]
+        return ascii(without_secret(asked, self.secret))[1:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,6 @@ class Examined:
                 if each.outcome == "dropped"
             )
         )
-
-    @property
-    def asked_name(self) -> str | None:
-        """The common name, where the profile takes it from the request."""
-        given = (each for each in self.fields if each.outcome == "given" and each.source == "csr")
-        return next((each.value for each in given if each.field == "subject CN"), None)
 
     def require(self) -> None:
         """Raise the first refusal."""

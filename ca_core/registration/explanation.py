@@ -20,11 +20,13 @@ from ca_core.public_key import key_kind
 from ca_core.records.query import Query
 from ca_core.records.schema import device
 from ca_core.records.store import Store
+from ca_core.records.times import to_ms
 from ca_core.registration.admission.own_certificate import find_own_certificate
 from ca_core.registration.device import COLUMNS, record, require_active
 from ca_core.registration.examination import examine
 from ca_core.registration.examined import Applicant, Examined
-from ca_core.registration.facts import check_facts, check_name
+from ca_core.registration.facts import check_facts
+from ca_core.registration.names_held import check_names
 from ca_core.registration.profile import Profile, choose_issuer, choose_profile, make_plan
 from ca_core.registration.profile_document import usages_for
 from ca_core.registration.realm import Realm, Realms, Resolved
@@ -105,10 +107,12 @@ async def explain_csr(
         return CsrExplanation(realm, profile, name, False, lines, refusal.code, _serial(shown_by))
     if shown_by is not None:
         device_shown, own = shown_by
-        return await _Explaining(store, found, csr, device_shown, True, clock(), demo=demo, own=own).run(profile)
+        return await _Explaining(store, realms, found, csr, device_shown, True, clock(), demo=demo, own=own).run(
+            profile
+        )
     row = await store.first(_ONE, realm_id=found.id, name=name or csr.common_name or "")
     known = record(row) if row else _stand_in(found, name or csr.common_name)
-    return await _Explaining(store, found, csr, known, row is not None, clock(), demo=demo).run(profile)
+    return await _Explaining(store, realms, found, csr, known, row is not None, clock(), demo=demo).run(profile)
 
 
 async def _shown_by(store: Store, realm: Realm, fingerprint: bytes) -> tuple[DeviceRecord, OwnCertificate]:
@@ -136,6 +140,7 @@ class _Explaining:
     def __init__(
         self,
         store: Store,
+        realms: Realms,
         realm: Realm,
         csr: ParsedCsr,
         known: DeviceRecord,
@@ -148,6 +153,7 @@ class _Explaining:
         self._own = own
         self._by_scep = False
         self._store = store
+        self._realms = realms
         self._realm = realm
         self._csr = csr
         self._device = known
@@ -236,9 +242,10 @@ class _Explaining:
         except Refusal as exc:
             of_key.append(exc)
         try:
-            await check_name(self._store, examined, self._device)
+            names = examined.subject, examined.names
+            await check_names(self._store, *names, self._device, self._realms, to_ms(self._now))
         except Refusal as exc:
-            self._refuse("subject CN", examined.asked_name or "", "csr", exc)
+            self._refuse("names", "", "", exc)
         for refusal in of_key:
             self._refuse("key", key, "csr", refusal)
         if not of_key:

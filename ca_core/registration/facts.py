@@ -1,26 +1,22 @@
-"""What the store says against a certificate: of its key, of the name that it asks for, and of the time."""
+"""What the store says against a certificate: of its key, of its transaction, and of the time."""
 
 import datetime as dt
 
-from cryptography.x509.oid import NameOID
 from sqlalchemy import bindparam, select
 
-from ca_core.authority.plan import CertificatePlan
 from ca_core.csr import ParsedCsr
 from ca_core.errors import BadKey, NotAuthorized, Unavailable
-from ca_core.model import Call, DeviceRecord, Requester
+from ca_core.model import Call, Requester
 from ca_core.records.query import Query
-from ca_core.records.schema import certificate, device
+from ca_core.records.schema import certificate
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
-from ca_core.registration.examined import Examined
 from ca_core.registration.moment import NEWEST_EVENT, is_behind
-from ca_core.registration.realm import Realms
 from ca_core.registration.requester import BLOCKED_KEY
 
-__all__ = ["check_facts", "check_name", "check_not_enrolled", "check_plan_names", "check_transaction"]
+__all__ = ["check_facts", "check_not_enrolled", "check_transaction"]
 
-_c, _d = certificate.c, device.c
+_c = certificate.c
 _OTHERS_KEY = (
     select(_c.id)
     .where(
@@ -30,7 +26,6 @@ _OTHERS_KEY = (
     )
     .limit(1)
 )
-_NAMED = Query(select(_d.id).where(_d.realm_id == bindparam("realm_id"), _d.name == bindparam("name")))
 # In one statement, because taking SQLite's read lock costs more than looking up a row.
 _FACTS = Query(select(NEWEST_EVENT.scalar_subquery(), BLOCKED_KEY.scalar_subquery(), _OTHERS_KEY.scalar_subquery()))
 
@@ -75,41 +70,6 @@ async def check_not_enrolled(store: Store, requester: Requester) -> None:
     """What names no single device gives no device a second identity. Raises `NotAuthorized`."""
     if await store.first(_ENROLLED, realm_id=requester.realm_id, device_id=requester.device.id) is not None:
         raise NotAuthorized("device_enrolled", "This device has a certificate already.")
-
-
-async def check_name(store: Store, examined: Examined, asking: DeviceRecord) -> None:
-    """A name that the request chose must not be another device's. Raises `NotAuthorized`."""
-    name = examined.asked_name
-    if name is None or name == asking.name:
-        return
-    if await store.first(_NAMED, realm_id=asking.realm_id, name=name) is not None:  # enforces case 29
-        raise NotAuthorized("name_of_other_device", "The request asks for the name of another device.", detail=name)
-
-
-async def check_plan_names(store: Store, plan: CertificatePlan, asking: DeviceRecord, realms: Realms) -> None:
-    """No name that neither the record gives nor the device has may be a server's or another device's.
-
-    Whatever made the name, a template or the request, it is looked at here. Raises `NotAuthorized`.
-    """
-    given = {name.lower() for name in asking.names} | ({f"dns:{asking.name.lower()}"} if not asking.is_new else set())
-    subject = [str(one.value) for one in plan.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    asked = {f"dns:{text.lower()}" for text in subject} | {name.lower() for name in plan.names if name[:4] == "DNS:"}
-    chosen = {name.removeprefix("dns:").removesuffix(".") for name in asked - given}
-    if not chosen:
-        return
-    own = {name.removeprefix("DNS:").lower() for name in await realms.own_names()}
-    servers = await realms.all_hosts() | own
-    if taken := chosen & servers:  # enforces case 29
-        raise NotAuthorized(
-            "name_of_server", "The certificate would have a name of this server.", detail=ascii(min(taken))
-        )
-    for name in sorted(chosen):
-        for alike in {name, name.upper()}:
-            found = await store.first(_NAMED, realm_id=asking.realm_id, name=alike)
-            if found is not None and found[0] != asking.id:
-                raise NotAuthorized(
-                    "name_of_other_device", "The certificate would have the name of another device.", detail=ascii(name)
-                )
 
 
 async def check_facts(store: Store, csr: ParsedCsr, realm_id: int, device_id: int, now: dt.datetime) -> None:

@@ -7,7 +7,7 @@ import datetime as dt
 import hashlib
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam
+from sqlalchemy import ColumnElement, bindparam
 
 from ca_core.authority.issuance import SignedCertificate
 from ca_core.authority.issuer import Issuer
@@ -22,9 +22,18 @@ from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit
 from ca_core.registration.attempts import INSERT as INSERT_ATTEMPT
 from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row, touched_device, transaction_details
-from ca_core.registration.ceiling import admitted_steps, admitted_touches, day_of
+from ca_core.registration.ceiling import admitted_steps, admitted_touches, day_of, share_of_unproven
 from ca_core.registration.conditions import guard_of
 from ca_core.registration.device import MAY_ENROLL, recorded
+from ca_core.registration.names_held import chosen_names, chosen_values, held_steps, held_touches, room_for
+from ca_core.registration.newcomer import (
+    CERTIFICATE,
+    FIRST_ATTEMPT,
+    GRANTED,
+    added_event,
+    newcomer_row,
+    newcomer_touches,
+)
 from ca_core.registration.pending import touched_request
 from ca_core.registration.realm import Realm
 from ca_core.registration.renewal import expected, learned
@@ -44,18 +53,24 @@ _SPEND = Query(
         certificate_id=bindparam("guard_id"),
     )
 )
-_SEEN = Query(
-    device.update()
-    .where(device.c.realm_id == bindparam("of_realm"), device.c.id == bindparam("of_device"), MAY_ENROLL)
-    .values(
-        state="active",
-        last_seen_at=bindparam("seen_at"),
-        not_after=bindparam("not_after"),
-        expected_renewal_at=bindparam("expected_renewal_at"),
-        overdue_at=bindparam("overdue_at"),
-        renewal_shares=bindparam("renewal_shares"),
+
+
+def _seen(device_id: ColumnElement[int]) -> Query:
+    return Query(
+        device.update()
+        .where(device.c.realm_id == bindparam("of_realm"), device.c.id == device_id, MAY_ENROLL)
+        .values(
+            state="active",
+            last_seen_at=bindparam("seen_at"),
+            not_after=bindparam("not_after"),
+            expected_renewal_at=bindparam("expected_renewal_at"),
+            overdue_at=bindparam("overdue_at"),
+            renewal_shares=bindparam("renewal_shares"),
+        )
     )
-)
+
+
+_SEEN, _SEEN_FIRST = _seen(bindparam("of_device")), _seen(bindparam("guard_id"))
 _REPLACE = Query(
     certificate.update()
     .where(certificate.c.realm_id == bindparam("of_realm"), certificate.c.id == bindparam("of_certificate"))
@@ -95,25 +110,43 @@ class Decision:
         return self.realm.document.admission.ceiling if self.requester.certificate is None else 0
 
     @property
+    def share(self) -> int:
+        """How many of them may be such as prove nothing."""
+        return share_of_unproven(self.realm, self.ceiling)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The names that the certificate has beside those of the device's record."""
+        plan = self.signed.plan
+        return chosen_names(plan.subject, plan.names, self.requester.device)
+
+    @property
     def narrowing(self) -> tuple[str, ...]:
         """The conditions that the realm's ways add."""
         requester = self.requester
-        names_itself = requester.means in (Means.CHALLENGE, Means.OPEN) and not requester.needs_approval
         asked = (
             (requester.means is Means.SECRET and requester.credential_key is not None, "credential_key_not_blocked"),
             (requester.needs_approval, "request_approved"),
             (self.ceiling > 0, "below_ceiling"),
-            (names_itself, "device_not_enrolled"),
+            (requester.names_itself and self.share < self.ceiling, "below_share"),
+            (requester.names_itself and "secret" in self.realm.proofs, "device_without_secret"),
+            (requester.names_itself and "idevid" in self.realm.proofs, "device_without_identity"),
+            (requester.names_itself, "device_not_enrolled"),
         )
         return tuple(name for is_asked, name in asked if is_asked)
 
 
 def issued_unit(decision: Decision) -> Unit:
-    """All that is written when a certificate is issued."""
+    """All that is written when a certificate is issued; for a newcomer also the device, whose row is the guard's."""
     realm, requester, csr, call = decision.realm, decision.requester, decision.csr, decision.call
-    device_id, own, secret = requester.device.id, requester.certificate, requester.secret
-    at, serial = to_ms(decision.now), format_serial(decision.signed.serial)
-    insert, diagnose = guard_of(requester.means, decision.narrowing)
+    device_id, own, secret, is_new = (
+        requester.device.id,
+        requester.certificate,
+        requester.secret,
+        requester.device.is_new,
+    )
+    at, serial, chosen = to_ms(decision.now), format_serial(decision.signed.serial), decision.chosen
+    insert, diagnose = guard_of(requester.means, decision.narrowing, room_for(chosen), is_new=is_new)
     row = certificate_row(
         decision.signed,
         realm_id=realm.id,
@@ -143,21 +176,13 @@ def issued_unit(decision: Decision) -> Unit:
         "transaction_since": to_ms(decision.now - realm.document.retry),
         "pending_id": decision.pending_id,
         "ceiling": decision.ceiling,
+        "share": decision.share,
         "day": day_of(decision.now),
+        **chosen_values(chosen),
     }
-    plan = decision.signed.plan
+    plan, fingerprint = decision.signed.plan, hashlib.sha256(decision.signed.der).digest()
     shares = learned(requester.device.renewal_shares, own, decision.now)
-    seen: Values = {"of_realm": realm.id, "of_device": device_id, "seen_at": at}
-    steps = [Step(_SEEN, seen | expected(shares, plan.not_before, plan.not_after))]
-    if secret is not None:
-        spent: Values = {"spent_at": at, "spent_key": csr.spki_sha256, "spent_names": csr.names_hash}
-        steps.append(Step(_SPEND, {"of_realm": realm.id, "of_secret": secret.id} | spent))
-    if own is not None:
-        steps.append(Step(_REPLACE, {"of_realm": realm.id, "of_certificate": own.id}))
-    if decision.pending_id is not None:
-        steps.append(Step(_GRANTED, {"of_realm": realm.id, "of_request": decision.pending_id}))
-    if decision.ceiling:
-        steps += admitted_steps(realm.id, decision.now)
+    seen: Values = {"of_realm": realm.id, "seen_at": at, **expected(shares, plan.not_before, plan.not_after)}
     attempt = attempt_row(
         call,
         at,
@@ -169,17 +194,40 @@ def issued_unit(decision: Decision) -> Unit:
         key=csr.key,
         signature_hash=csr.signature_hash,
     )
-    steps.append(Step(INSERT_ATTEMPT, attempt))
-    steps.append(Step(PRUNE_DEVICE, {"realm_id": realm.id, "device_id": device_id}, expect=None))
+    if is_new:
+        steps = [Step(CERTIFICATE, row), Step(_SEEN_FIRST, seen), Step(FIRST_ATTEMPT, attempt)]
+    else:
+        steps = [
+            Step(_SEEN, seen | {"of_device": device_id}),
+            Step(INSERT_ATTEMPT, attempt),
+            Step(PRUNE_DEVICE, {"realm_id": realm.id, "device_id": device_id}, expect=None),
+        ]
+    if secret is not None:
+        spent: Values = {"spent_at": at, "spent_key": csr.spki_sha256, "spent_names": csr.names_hash}
+        steps.append(Step(_SPEND, {"of_realm": realm.id, "of_secret": secret.id} | spent))
+    if own is not None:
+        steps.append(Step(_REPLACE, {"of_realm": realm.id, "of_certificate": own.id}))
+    if decision.pending_id is not None:
+        granted: Values = {"of_realm": realm.id, "of_request": decision.pending_id}
+        steps.append(Step(GRANTED, granted | {"fingerprint": fingerprint}) if is_new else Step(_GRANTED, granted))
+    if decision.ceiling:
+        steps += admitted_steps(realm.id, decision.now, is_unproven=requester.names_itself)
+    steps += held_steps(realm.id, device_id, chosen, fingerprint)
     steps += tolerance_steps(realm.id, call, at)
     # What the conditions look at belongs to the device or to a key, or is changed by units that run alone.
     keys = {csr.spki_sha256, requester.credential_key or csr.spki_sha256}
-    touches = tolerance_touches(realm.id, call) | {touched_device(device_id), *(f"key:{key.hex()}" for key in keys)}
+    touches = tolerance_touches(realm.id, call) | held_touches(realm.id, chosen) | {f"key:{key.hex()}" for key in keys}
+    touches |= newcomer_touches(realm, requester) if is_new else {touched_device(device_id)}
     if decision.pending_id is not None:
         touches |= {touched_request(decision.pending_id)}
     if decision.ceiling:
         touches |= admitted_touches(realm.id)
-    return Unit(Guard(insert, row | compared, diagnose), at, tuple(steps), (_event(decision, serial),), touches)
+    events: tuple[AuditEvent, ...] = (_event(decision, serial),)
+    if not is_new:
+        return Unit(Guard(insert, row | compared, diagnose), at, tuple(steps), events, touches)
+    guarded = row | newcomer_row(realm, requester, at) | compared
+    events = (added_event(realm, requester, call.request_id), *events)
+    return Unit(Guard(insert, guarded, diagnose), at, tuple(steps), events, touches)
 
 
 def _event(decision: Decision, serial: str) -> AuditEvent:

@@ -1,35 +1,56 @@
-"""Registering a device that nobody has registered, just before its first certificate.
+"""Registering a device that nobody has registered, in the unit that gives it its first certificate.
 
-Only a realm that says so has such devices: any of a trusted manufacturer, or one that an operator or a webhook lets in.
+Only a realm that says so has such devices: any of a trusted manufacturer, or one that an operator or a webhook lets in,
+or anyone. Who is refused, or gets nothing for another reason, is not registered.
 """
 
-from dataclasses import replace
+from sqlalchemy import bindparam, select
 
-from ca_core.model import Call, Requester
+from ca_core.model import Requester
 from ca_core.records.audit import AuditEvent
-from ca_core.records.schema import device
-from ca_core.records.store import Store
-from ca_core.records.unit import Guard, Unit, guarded_insert
+from ca_core.records.query import Query, Values, insert_into
+from ca_core.records.schema import attempt, certificate
+from ca_core.records.schema import request as request_table
 from ca_core.registration.device import registered_row
-from ca_core.registration.realm import SAME_ACTIVE, Realm
+from ca_core.registration.realm import Realm
 
-_ADD, _ADD_WHY = guarded_insert(device, {"realm_version": SAME_ACTIVE})
+__all__ = ["CERTIFICATE", "FIRST_ATTEMPT", "GRANTED", "added_event", "newcomer_row", "newcomer_touches"]
+
+_c, _q = certificate.c, request_table.c
+# The guard's row is the device.
+CERTIFICATE = Query(insert_into(certificate).values(device_id=bindparam("guard_id")))
+FIRST_ATTEMPT = Query(insert_into(attempt).values(device_id=bindparam("guard_id")))
+GRANTED = Query(
+    request_table.update()
+    .where(_q.realm_id == bindparam("of_realm"), _q.id == bindparam("of_request"))
+    .values(
+        state="issued",
+        certificate_id=select(_c.id)
+        .where(_c.realm_id == bindparam("of_realm"), _c.fingerprint == bindparam("fingerprint"))
+        .scalar_subquery(),
+    )
+)
 
 
-async def register(store: Store, realm: Realm, requester: Requester, call: Call, at: int) -> Requester:
-    """The requester with its device in the registry.
-
-    Raises `ConditionFailed`, and `ConstraintFailed` when somebody else has registered it since.
-    """
+def newcomer_row(realm: Realm, requester: Requester, at: int) -> Values:
+    """The device's row."""
     new = requester.device
-    row = registered_row(realm.id, new.name, (), at, serial_number=new.serial_number, manufacturer=new.manufacturer)
-    event = AuditEvent(
+    return registered_row(realm.id, new.name, (), at, serial_number=new.serial_number, manufacturer=new.manufacturer)
+
+
+def newcomer_touches(realm: Realm, requester: Requester) -> frozenset[str]:
+    """What adding it touches (`Unit.touches`)."""
+    return frozenset({f"newcomer:{realm.id}:{requester.device.name.lower()}"})
+
+
+def added_event(realm: Realm, requester: Requester, request_id: str) -> AuditEvent:
+    """What the trail says of it."""
+    new = requester.device
+    return AuditEvent(
         "device.added",
         f"admission:{requester.means.value}",
         realm=realm.name,
         device=new.name,
-        request_id=call.request_id,
+        request_id=request_id,
         details={"serial_number": new.serial_number, "manufacturer": new.manufacturer},
     )
-    device_id = await store.commit(Unit(Guard(_ADD, row | realm.facts, _ADD_WHY), at, (), (event,)))
-    return replace(requester, device=replace(new, id=device_id))

@@ -12,10 +12,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, select
 
 from ca_core.csr import ParsedCsr
-from ca_core.errors import ConditionFailed, NotAuthorized, TooMany
+from ca_core.errors import ConditionFailed, NotAuthorized
 from ca_core.limits import source_of
 from ca_core.model import Call, Evidence, Means, Pending, Recalled, Requester
 from ca_core.names import parse_duration
@@ -24,23 +24,16 @@ from ca_core.records.query import Query, Row, Values
 from ca_core.records.schema import request as request_table
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, to_ms
-from ca_core.records.unit import Guard, Step, Unit, guarded_insert
+from ca_core.records.unit import Guard, Step, Unit
+from ca_core.registration.admission.secret import holds_secret
 from ca_core.registration.attempts import transaction_details
-from ca_core.registration.realm import SAME_ACTIVE, Realm
+from ca_core.registration.pending_room import ADD, ADD_WHY, no_room, room
+from ca_core.registration.realm import Realm
 
 __all__ = ["PendingRequest", "Pendings", "end_requests", "rejected", "request_identity", "touched_request"]
 
 _SUBJECT = 2000
-_KEPT_MS = 30 * 86_400_000
-"""How long an expired request is still shown."""
 _q = request_table.c
-_open = request_table.alias("open").c
-_same = request_table.alias("same").c
-_OPEN = (
-    _open.realm_id == bindparam("realm_id"),
-    _open.state == "pending",
-    _open.expires_at > bindparam("requested_at"),
-)
 _COLUMNS = (
     _q.id,
     _q.state,
@@ -51,6 +44,7 @@ _COLUMNS = (
     _q.operation,
     _q.request_id,
     _q.device,
+    _q.transaction_id,
 )
 _BY_IDENTITY = Query(
     select(*_COLUMNS)
@@ -58,6 +52,7 @@ _BY_IDENTITY = Query(
     .order_by(_q.id.desc())
     .limit(1)
 )
+_BY_ID = Query(select(*_COLUMNS).where(_q.id == bindparam("id")))
 _REJECTED = Query(
     select(*_COLUMNS)
     .where(_q.realm_id == bindparam("realm_id"), _q.spki_sha256 == bindparam("spki_sha256"), _q.state == "rejected")
@@ -84,32 +79,6 @@ _END = Query(
     )
     .values(expires_at=bindparam("at"))
 )
-# What nobody decided is forgotten in the end; what was rejected stays, since it is why the key is refused.
-_FORGET = Query(
-    request_table.delete().where(
-        _q.realm_id == bindparam("of_realm"), _q.state == "pending", _q.expires_at < bindparam("forgotten")
-    )
-)
-_ADD, _ADD_WHY = guarded_insert(
-    request_table,
-    {
-        "realm_version": SAME_ACTIVE,
-        "realm_has_room": select(func.count()).where(*_OPEN).scalar_subquery() < bindparam("most"),
-        "source_has_room": select(func.count())
-        .where(*_OPEN, _open.source_of == bindparam("source_of"))
-        .scalar_subquery()
-        < bindparam("most_of_source"),
-        # Of two that arrive at once, one finds the other's.
-        "not_asked_before": ~select(_same.id)
-        .where(
-            _same.realm_id == bindparam("realm_id"),
-            _same.request_key == bindparam("request_key"),
-            (_same.state == "pending") | (_same.state == "approved"),
-            _same.expires_at > bindparam("requested_at"),
-        )
-        .exists(),
-    },
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +93,7 @@ class PendingRequest:
     operation: str
     request_id: str
     device: str
+    transaction_id: str | None
 
 
 def request_identity(requester: Requester, csr: ParsedCsr, profile: str) -> bytes:
@@ -163,6 +133,11 @@ class Pendings:
             row = await self._store.first(_BY_IDENTITY, realm_id=realm.id, request_key=identity)
         return _found(row, now) if row else None
 
+    async def by_id(self, request_id: int, now: dt.datetime) -> PendingRequest | None:
+        """One by the id of its row."""
+        row = await self._store.first(_BY_ID, id=request_id)
+        return _found(row, now) if row else None
+
     async def of_transaction(
         self, realm: Realm, transaction_id: str, signer_key: bytes, now: dt.datetime
     ) -> PendingRequest | None:
@@ -182,7 +157,11 @@ class Pendings:
         call: Call,
         now: dt.datetime,
     ) -> None:
-        """Keep a new request. Raises `TooMany` when too many wait, `ConditionFailed` when something has changed."""
+        """Keep a new request.
+
+        Raises `TooMany` when too many wait, `NotAuthorized` for another key's transaction, `ConditionFailed` when
+        something has changed.
+        """
         admission = realm.document.admission
         _check_no_secret(requester, csr)
         at = to_ms(now)
@@ -213,11 +192,6 @@ class Pendings:
             "reason": None,
             "certificate_id": None,
         }
-        compared: Values = {
-            **realm.facts,
-            "most": admission.pending_most,
-            "most_of_source": admission.pending_per_source,
-        }
         event = AuditEvent(
             "request.pending",
             f"{'device' if requester.proves_device else 'unproven'}:{requester.device.name}",
@@ -233,18 +207,9 @@ class Pendings:
             },
         )
         try:
-            forget = Step(_FORGET, {"of_realm": realm.id, "forgotten": at - _KEPT_MS}, expect=None)
-            await self._store.commit(Unit(Guard(_ADD, row | compared, _ADD_WHY), at, (forget,), (event,)))
+            await self._store.commit(Unit(Guard(ADD, row | room(realm, requester), ADD_WHY), at, (), (event,)))
         except ConditionFailed as exc:
-            if {"realm_has_room", "source_has_room"} & set(exc.conditions):
-                whose = "of this realm" if "realm_has_room" in exc.conditions else f"from {source_of(call.source)}"
-                raise TooMany(
-                    "requests_too_many",
-                    "Too many requests wait for approval; ask later.",
-                    retry_after=600,
-                    detail=f"requests {whose} wait already",
-                ) from exc
-            raise
+            raise no_room(exc, call) from exc  # enforces case 35
 
     @staticmethod
     def wait(realm: Realm) -> Pending:
@@ -255,7 +220,7 @@ class Pendings:
 def _check_no_secret(requester: Requester, csr: ParsedCsr) -> None:
     """A request is kept and shown: its names must not hold the secret that came with it."""
     secret = requester.evidence.secret
-    if secret and (secret in csr.subject.rfc4514_string() or any(secret in name for name in csr.san)):
+    if any(holds_secret(name, secret) for name in (csr.subject.rfc4514_string(), *csr.san)):
         raise NotAuthorized("csr_holds_secret", "A name in the request holds its secret.")
 
 
@@ -279,7 +244,7 @@ def rejected(found: PendingRequest) -> NotAuthorized:
 
 def _found(row: Row, now: dt.datetime) -> PendingRequest:
     state = "expired" if row[1] in ("pending", "approved") and from_ms(row[2]) <= now else row[1]
-    return PendingRequest(row[0], state, row[3], row[4], _read(row[5]), row[6], row[7], row[8])
+    return PendingRequest(row[0], state, row[3], row[4], _read(row[5]), row[6], row[7], row[8], row[9])
 
 
 def _written(realm: Realm, requester: Requester) -> str:

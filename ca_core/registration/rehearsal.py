@@ -4,7 +4,6 @@ Nothing of the decision is written a second time here. `Registration` itself run
 sign, and with attempts that are forgotten; so what is foretold can't drift away from what is done.
 """
 
-import datetime as dt
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives import hashes
@@ -17,7 +16,7 @@ from ca_core.authority.issuer import Issuer, Issuers
 from ca_core.authority.plan import CertificatePlan
 from ca_core.authority.sealing import UnlockKey
 from ca_core.errors import InternalError, SealingFailed, Unavailable
-from ca_core.model import Call, Clock, RaKey, Requester
+from ca_core.model import Call, Clock, RaKey
 from ca_core.public_key import PublicKey
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Params, Query, Row, Value
@@ -29,7 +28,7 @@ from ca_core.registration.admission.webhook import Question, Verdict, WebhookDoc
 from ca_core.registration.attempts import Attempts
 from ca_core.registration.pending import Pendings
 from ca_core.registration.ra import RaCertificates, RaIdentity
-from ca_core.registration.realm import Realm, Realms, Resolved
+from ca_core.registration.realm import Realms, Resolved
 from ca_core.registration.request import Registration
 
 __all__ = ["KeyLocked", "KnownCertificate", "Rehearsal", "WouldIssue"]
@@ -88,7 +87,7 @@ class Rehearsal:
         self._store = reading
         self._issuers = Issuers(reading)
         self.realms = Realms(reading)
-        self.registration = _Rehearsed(
+        self.registration = Registration(
             reading,
             self.realms,
             self._issuers,
@@ -158,13 +157,6 @@ class _ReadOnly:
 
     def close(self) -> None:
         """It is another's to close."""
-
-
-class _Rehearsed(Registration):
-    """Registers nobody."""
-
-    async def _register(self, realm: Realm, requester: Requester, call: Call, now: dt.datetime) -> Requester:  # noqa: ARG002  # as it is called
-        return requester
 
 
 class _Unkept(Pendings):

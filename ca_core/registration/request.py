@@ -27,7 +27,6 @@ from ca_core.model import (
     Clock,
     Evidence,
     Issued,
-    Means,
     Operation,
     Pending,
     Refused,
@@ -40,16 +39,16 @@ from ca_core.registration.attempts import Attempts
 from ca_core.registration.ceiling import check_ceiling
 from ca_core.registration.examination import examine
 from ca_core.registration.examined import Applicant
-from ca_core.registration.facts import check_facts, check_name, check_not_enrolled, check_plan_names, check_transaction
+from ca_core.registration.facts import check_facts, check_not_enrolled, check_transaction
 from ca_core.registration.issued import Decision, issued_unit
 from ca_core.registration.moment import Watch
+from ca_core.registration.names_held import check_names
 from ca_core.registration.narrowing import Narrowing
-from ca_core.registration.newcomer import register
 from ca_core.registration.pause import Pauses, who_asks
 from ca_core.registration.pending import PendingRequest, Pendings, rejected
 from ca_core.registration.poll import poll_transaction
 from ca_core.registration.profile import CHANCE, Chance, choose_issuer, choose_profile, make_plan
-from ca_core.registration.realm import Realm, Realms, Resolved
+from ca_core.registration.realm import Realms, Resolved
 from ca_core.registration.recording import Recorder
 from ca_core.registration.requester import authenticate, claim_of
 from ca_core.registration.retransmission import asked_before, request_key, served_by, transacted_before
@@ -202,7 +201,7 @@ class Registration:
         profile = choose_profile(resolved, requester.device)
         examined = examine(profile.document, realm, Applicant.of(requester), csr, operation)
         examined.require()
-        await check_name(self._store, examined, requester.device)
+        await check_names(self._store, examined.subject, examined.names, requester.device, self._realms, to_ms(now))
         if (shortage := self._store.shortage()) is not None:  # enforces case 58
             raise Unavailable(shortage)
         await check_facts(self._store, csr, requester.realm_id, requester.device.id, now)
@@ -223,10 +222,10 @@ class Registration:
             self._recorder.given_again(realm, requester.device.id, call, before, detail, csr)
             return before
         # (3) Is it more than what was proven? An operator and a ceiling have a say in first certificates.
-        if requester.means in (Means.CHALLENGE, Means.OPEN) and not requester.needs_approval:
+        if requester.names_itself:
             await check_not_enrolled(self._store, requester)
         if requester.certificate is None:
-            await check_ceiling(self._store, realm, now)
+            await check_ceiling(self._store, realm, now, is_unproven=requester.names_itself)
         pending_id: int | None = None
         if requester.needs_approval:
             waiting = await self._pendings.find(realm, requester, csr, profile.name, now)
@@ -240,11 +239,9 @@ class Registration:
         plan = make_plan(profile.document, examined, csr, issuer.not_after, now, demo=self._demo, chance=self._chance)
         if requester.asks_webhook:
             plan = await narrowing.narrowed(plan, realm, profile.name, requester, csr, operation, call, now)
-        await check_plan_names(self._store, plan, requester.device, self._realms)
-        if requester.device.is_new:
-            requester = await self._register(realm, requester, call, now)
         # Only now: a copy of an old message, which anybody may send again, uses up nothing of the device's.
-        rated = (requester.device.id, _credential_of(requester))
+        device = requester.device
+        rated = (device.id or (realm.id, device.name), _credential_of(requester))
         self._rates.take(*rated)
         try:
             signed = await self._issuance.issue(plan, issuer, document.public_url or self._public_url)
@@ -288,9 +285,6 @@ class Registration:
             await self._pendings.keep(resolved.realm, requester, csr, profile, operation.value, call, now)
         self._recorder.waits(resolved.realm, requester, csr, call)
         return self._pendings.wait(resolved.realm)
-
-    async def _register(self, realm: Realm, requester: Requester, call: Call, now: dt.datetime) -> Requester:
-        return await register(self._store, realm, requester, call, to_ms(now))
 
 
 def _credential_of(requester: Requester) -> tuple[str, bytes]:

@@ -1,5 +1,6 @@
 """What operators do with requests that wait: look at them, approve or reject them."""
 
+import datetime as dt
 import json
 
 from sqlalchemy import ColumnElement, Select, bindparam, select
@@ -13,11 +14,14 @@ from ca_core.records.schema import device, realm
 from ca_core.records.schema import request as request_table
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, rfc3339, to_ms
-from ca_core.records.unit import Guard, Unit
+from ca_core.records.unit import Guard, Step, Unit
 from ca_core.registration.pending import touched_request
 from ca_core.registration.realm import Realms
 from ca_core.rows import RequestRow
 
+FORGOTTEN_AT_ONCE = 1000
+KEPT = dt.timedelta(days=90)
+"""How long a request is kept after its end."""
 STATES = ("pending", "approved", "rejected", "expired", "issued")
 
 _q = request_table.c
@@ -67,6 +71,11 @@ _DECIDE = Query(
         expires_at=_q.expires_at - _q.requested_at + bindparam("now"),
     )
     .returning(_q.id)
+)
+_OLD = _q.expires_at < bindparam("before")
+_ANY_OLD = Query(select(_q.id).where(_OLD).limit(1))
+_FORGET = Query(
+    request_table.delete().where(_q.id.in_(select(_q.id).where(_OLD).order_by(_q.expires_at).limit(bindparam("most"))))
 )
 
 
@@ -119,6 +128,20 @@ class RequestDesk:
     async def reject(self, request_id: str, *, reason: str | None = None, actor: str) -> RequestRow:
         """Turn a request down, for good: the same key is refused from now on. Raises `OperatorError`."""
         return await self._decide(request_id, "rejected", reason, actor)
+
+    async def forget_old(self) -> bool:
+        """Forget some of what ended long ago, however it ended; a key that was rejected may then ask anew.
+
+        Returns whether there was anything. The daemon's periodic work.
+        """
+        before = to_ms(self._clock() - KEPT)
+        if await self._store.first(_ANY_OLD, before=before) is None:
+            return False
+        step = Step(_FORGET, {"before": before, "most": FORGOTTEN_AT_ONCE}, expect=None)
+        # What ended is decided by nobody, so nothing else touches it.
+        touches = frozenset({"requests:ended"})
+        await self._store.commit(Unit(Guard(_ANY_OLD, {"before": before}), 0, (step,), (), touches))
+        return True
 
     async def _decide(self, request_id: str, decision: str, why: str | None, actor: str) -> RequestRow:
         found = await self.show(request_id)

@@ -18,7 +18,7 @@ from ca_core.records.store import Store
 from ca_core.registration.admission.challenge import find_named, is_challenge, recall_challenge
 from ca_core.registration.admission.idevid import admit_by_idevid
 from ca_core.registration.admission.own_certificate import find_own_certificate, judge_own_certificate
-from ca_core.registration.admission.secret import admit_by_secret, looks_like_secret, recall_secret
+from ca_core.registration.admission.secret import admit_by_secret, recall_secret, without_secret
 from ca_core.registration.admission.ways import Way
 from ca_core.registration.device import require_active
 from ca_core.registration.realm import Realm, Resolved
@@ -38,7 +38,7 @@ async def authenticate(store: Store, realm: Realm, evidence: Evidence, csr: Pars
     that a device that missed its renewal can be helped without touching its configuration.
     """
     if not evidence.chain and evidence.secret is None and evidence.recalled is None:
-        return await _by_nothing(store, realm, evidence, csr)
+        return await _by_nothing(store, realm, evidence, csr, now)
     proofs: dict[str, _Proof] = {}
     unproven: Refusal | None = None
     has_secret = evidence.secret is not None or evidence.recalled is not None
@@ -64,7 +64,7 @@ async def authenticate(store: Store, realm: Realm, evidence: Evidence, csr: Pars
     way = _way_of(realm, proofs)
     if way is None:
         raise unproven or _more_is_needed(realm, proofs)
-    return await _requester(store, realm, evidence, csr, way, proofs)
+    return await _requester(store, realm, evidence, csr, way, proofs, now)
 
 
 def proven(resolved: Resolved, requester: Requester, csr: ParsedCsr) -> dict[str, str]:
@@ -90,14 +90,16 @@ def claim_of(evidence: Evidence, csr: ParsedCsr) -> Claim:
             serial = str(numbers[0].value) if numbers else format(leaf.serial_number, "x")
         except (ValueError, TypeError):  # a stranger's certificate may be anything
             serial = None
-    if name is not None and evidence.secret and evidence.secret in name:
-        name = None
-    return Claim(_kept(name), _kept(serial), csr.spki_sha256)
+    return Claim(_kept(name, evidence.secret), _kept(serial, evidence.secret), csr.spki_sha256)
 
 
-def _kept(text: str | None) -> str | None:
+def _kept(text: str | None, secret: str | None) -> str | None:
     """What was claimed as it may be kept and shown: escaped, and never what somebody sent in the wrong place."""
-    return None if not text or looks_like_secret(text) else ascii(text[:64])[1:-1]  # enforces case 47
+    if not text:
+        return None
+    if without_secret(text, secret) != text:  # enforces case 47
+        return None
+    return ascii(text[:64])[1:-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +129,25 @@ def _more_is_needed(realm: Realm, proofs: dict[str, _Proof]) -> NotAuthenticated
     return NotAuthenticated("proof_missing", "More credentials are required.", detail=detail, device=who)
 
 
-async def _by_nothing(store: Store, realm: Realm, evidence: Evidence, csr: ParsedCsr) -> Requester:
+async def _by_nothing(store: Store, realm: Realm, evidence: Evidence, csr: ParsedCsr, now: dt.datetime) -> Requester:
     """A requester who offers nothing, where an operator looks at it, or where the realm is open."""
     if realm.bare_way is None:  # enforces case 31
         raise NotAuthenticated("credentials_missing", "Credentials are required.")
-    return await _requester(store, realm, evidence, csr, realm.bare_way, {})
+    return await _requester(store, realm, evidence, csr, realm.bare_way, {}, now)
 
 
 async def _requester(
-    store: Store, realm: Realm, evidence: Evidence, csr: ParsedCsr, way: Way, proofs: dict[str, _Proof]
+    store: Store,
+    realm: Realm,
+    evidence: Evidence,
+    csr: ParsedCsr,
+    way: Way,
+    proofs: dict[str, _Proof],
+    now: dt.datetime,
 ) -> Requester:
     taken = [proofs[name] for name in ("secret", "idevid", "challenge") if name in way.proofs]
     devices = [proof.device for proof in taken if proof.device is not None]
-    device = devices[0] if devices else await find_named(store, realm, csr, way)
+    device = devices[0] if devices else await find_named(store, realm, csr, way, evidence.secret, now)
     if any(other.id != device.id for other in devices):
         raise NotAuthorized(
             "proofs_disagree",

@@ -96,7 +96,9 @@ _MESSAGES = ("PKCSReq", "RenewalReq", "CertPoll", "GetCert", "GetCRL")
 _PUBLISHED = ("certificate", "crl")
 _OPERATION = _closed("operation", *_EST, *_SCEP, *_MESSAGES, *_PUBLISHED, "unknown")
 # Not `job`, which is Prometheus's own label of whoever is scraped.
-_JOB = _closed("job_name", "lease", "crls", "realms", "server_certificates", "ra_certificates", "audit_heads", "clock")
+_JOB = _closed(
+    "job_name", "lease", "crls", "realms", "server_certificates", "ra_certificates", "audit_heads", "clock", "requests"
+)
 _WEBHOOK = tuple(code.removeprefix("webhook_") for code in CODES if code.startswith("webhook_"))
 _GROUPS = ("X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "x25519", "x448")
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")

@@ -28,6 +28,7 @@ class Core:
         self.crls = SimpleNamespace(publish=self._publish)
         self.server_certificates = SimpleNamespace(ensure=self._ensure, refresh=self._refresh, covers=lambda _: True)
         self.audit = SimpleNamespace(make_heads=self._make_heads)
+        self.requests = SimpleNamespace(forget_old=self._forget_old)
         self.ra_certificates = SimpleNamespace(ensure=self._ensure_ra, refresh=self._refresh_ra)
 
     async def _current(self) -> dict[str, Any]:
@@ -54,6 +55,10 @@ class Core:
     async def _make_heads(self) -> list[Any]:
         self._do("head")
         return [SimpleNamespace(number=4, digest="ab" * 32)]
+
+    async def _forget_old(self) -> bool:
+        self._do("forget")
+        return True
 
     async def _ensure(self, names: tuple[str, ...]) -> None:
         assert names == ("a",)
@@ -86,7 +91,7 @@ def chores(core: Core, clock: Clock, refusals: RefusalLog | None = None) -> Chor
 @pytest.mark.parametrize(
     ("holds", "done"),
     [
-        pytest.param(True, ["hold", "publish", "head", "ensure", "ensure RA"], id="holder"),
+        pytest.param(True, ["hold", "publish", "head", "forget", "ensure", "ensure RA"], id="holder"),
         pytest.param(False, ["hold", "refresh", "refresh RA"], id="another-holds"),
     ],
 )
@@ -129,7 +134,7 @@ async def test_when_the_holder_is_gone_another_takes_over() -> None:
     core.holds = True
     clock.now += 4
     await worker.round()
-    assert core.done == ["hold", "refresh", "refresh RA", "hold", "publish", "head", "ensure", "ensure RA"]
+    assert core.done == ["hold", "refresh", "refresh RA", "hold", "publish", "head", "forget", "ensure", "ensure RA"]
 
 
 async def test_a_chore_that_fails_stops_no_other_and_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
@@ -185,7 +190,7 @@ async def test_each_job_is_counted_by_how_it_ended_and_the_lease_by_who_has_it()
         ("enrolld_job_failures_total", ("crls",)): (1.0,)
     }
     ended = {labels[0] for name, labels in found if name == "enrolld_job_last_success_timestamp_seconds"}
-    assert ended == {"lease", "audit_heads", "clock", "realms", "server_certificates", "ra_certificates"}
+    assert ended == {"lease", "audit_heads", "clock", "realms", "server_certificates", "ra_certificates", "requests"}
     assert found["enrolld_lease_held", ("chores",)] == (1.0,)
 
 

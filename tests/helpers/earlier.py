@@ -11,7 +11,14 @@ __all__ = ["take_back"]
 
 _REVISIONS = Path(migrating.__file__).with_name("migrations") / "versions"
 _TRIGGERS = ("device", "certificate", "device_secret")
-_TO_0008 = "DROP TABLE clock_step;"
+_TO_0009 = "DROP TABLE clock_step;"
+_TO_0008 = """
+DROP TRIGGER device_name_insert;
+DROP TRIGGER device_name_update;
+DROP TABLE device_name;
+DROP INDEX ix_request_expires;
+ALTER TABLE admitted DROP COLUMN unproven;
+"""
 _TO_0007 = "ALTER TABLE issuer DROP COLUMN shared_root_id;"
 _TO_0006 = """
 DROP TABLE request;
@@ -72,6 +79,7 @@ def _to_0004() -> str:
 
 
 _BACK = {
+    "0009": _TO_0009,
     "0008": _TO_0008,
     "0007": _TO_0007,
     "0006": _TO_0006,

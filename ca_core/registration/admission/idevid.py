@@ -20,8 +20,10 @@ from ca_core.public_key import WEAKNESSES, check_public_key
 from ca_core.records.query import Query
 from ca_core.records.schema import device
 from ca_core.records.store import Store
+from ca_core.records.times import to_ms
 from ca_core.registration.admission.chain import verified_anchor
-from ca_core.registration.device import BY_NAME, COLUMNS, check_free, new_device, record
+from ca_core.registration.device import BY_NAME, COLUMNS, new_device, record
+from ca_core.registration.names_held import check_free
 from ca_core.registration.realm import Realm
 
 _d = device.c
@@ -58,7 +60,7 @@ async def admit_by_idevid(store: Store, realm: Realm, chain: tuple[bytes, ...], 
         serial_number=identity.serial_number,
     )
     if row is None and realm.document.admission.idevid == "trusted":
-        return await _newcomer(store, realm, identity)
+        return await _newcomer(store, realm, identity, now)
     if row is None:
         shown = ascii(f"{identity.manufacturer} {identity.serial_number}")
         raise NotAuthorized(  # enforces case 40
@@ -67,7 +69,7 @@ async def admit_by_idevid(store: Store, realm: Realm, chain: tuple[bytes, ...], 
     return record(row)
 
 
-async def _newcomer(store: Store, realm: Realm, identity: Identity) -> DeviceRecord:
+async def _newcomer(store: Store, realm: Realm, identity: Identity, now: dt.datetime) -> DeviceRecord:
     """A device that nobody has registered: it is called by its serial number, which is all that is proven of it."""
     shown = ascii(f"{identity.manufacturer} {identity.serial_number}")
     try:
@@ -81,7 +83,7 @@ async def _newcomer(store: Store, realm: Realm, identity: Identity) -> DeviceRec
         raise NotAuthorized(
             "device_name_taken", "Another device has this name.", detail=f"IDevID {shown}, device {name}"
         )
-    await check_free(store, realm.id, name)
+    await check_free(store, realm.id, name, to_ms(now))
     return new_device(realm.id, name, serial_number=identity.serial_number, manufacturer=identity.manufacturer)
 
 

@@ -24,7 +24,7 @@ from ca_core.registration.device import COLUMNS, WIDTH, record
 from ca_core.registration.realm import Realm
 
 ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # of [a-z2-9], without l and o: 5 bits a character
-_SELECTOR = 8
+_SELECTOR = 8  # what is shorter is no secret, and may stand in any name
 _SECRET = 26  # 130 bits; router command lines choke on more
 _FORM = re.compile(rf"[{ALPHABET}]{{{_SELECTOR}}}\.[{ALPHABET}]{{{_SECRET}}}")
 _NOTHING = hashlib.sha256(b"no such secret").digest()
@@ -55,9 +55,16 @@ def new_secret() -> tuple[str, str, bytes]:
     return text, selector, hash_secret(text)
 
 
-def looks_like_secret(text: str) -> bool:
-    """Whether the text holds what may be a secret of ours."""
-    return _FORM.search(text) is not None
+def holds_secret(text: str, secret: str | None) -> bool:
+    """Whether a text, such as a name in a request, tells the secret or challenge that came along, in whatever case."""
+    return secret is not None and len(secret) >= _SELECTOR and secret.casefold() in text.casefold()
+
+
+def without_secret(text: str, secret: str | None) -> str:
+    """A text as it may be kept and shown, without that secret and without what may be one of ours."""
+    if holds_secret(text, secret):
+        text = re.sub(re.escape(secret or ""), "(the secret)", text, flags=re.IGNORECASE)
+    return _FORM.sub("(a secret)", text)
 
 
 def hash_secret(text: str) -> bytes:

@@ -32,8 +32,9 @@ class AdmissionDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     registered when it comes) or `off`. `expired_grace` lets a certificate renew so long after its end. `challenge` is
     what the static challenge is known by, `sha256:` and hex; `open` must be set for a way that proves nothing.
     `ceiling` is how many first certificates there may be on a day (UTC), 0 for any number. A request that waits for
-    approval is forgotten after `pending_lifetime`, and asked for again every `pending_retry`; at most `pending_most`
-    wait, and `pending_per_source` of one address. `webhook` is whom a way with a webhook asks.
+    approval ends after `pending_lifetime`, and is asked for again every `pending_retry`; at most `pending_most` wait,
+    and `pending_per_source` of one address or proven device. Those that prove nothing have half of `ceiling` and
+    `pending_most`, where others prove who they are. `webhook` is whom a way with a webhook asks.
     """
 
     secret: bool = True
@@ -137,6 +138,16 @@ def _way_faults(admission: AdmissionDocument, ways: tuple[Way, ...], *, some: bo
         )
     if admission.open and "open" not in used and not some:
         faults.append("admission.open: is set, but no way is open (leave it out)")
+    if (
+        Way(frozenset({"open"}), webhook=False, approval=False) in ways
+        and "idevid" in used
+        and admission.idevid == "trusted"
+    ):
+        # Nobody knows beforehand which names they would bring.
+        faults.append(
+            "admission.ways: 'open' beside idevid = \"trusted\" lets anyone take the name of a device before it comes"
+            " (use idevid = \"registered\", or 'approval' in place of 'open')"
+        )
     if "challenge" in used and admission.challenge is None:  # enforces case 31
         faults.append("admission.challenge: there is none yet ('enrolld realm challenge' makes one)")
     if admission.ways and "idevid" in used and admission.idevid == "off":

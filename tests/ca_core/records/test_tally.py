@@ -95,6 +95,7 @@ async def test_what_no_command_does_yet_is_counted_as_well(
     await core.certificates.revoke(one.serial, reason="certificateHold", actor=ME)
     await core.devices.add("default", "idle", actor=ME)
     installation.sql("DELETE FROM device_secret WHERE device_id = (SELECT id FROM device WHERE name = 'idle')")
+    installation.sql("DELETE FROM device_name WHERE device_id = (SELECT id FROM device WHERE name = 'idle')")
     installation.sql(statement)
     assert_exact(installation)
 
@@ -147,4 +148,4 @@ def test_every_trigger_is_there_however_the_store_came_to_its_revision(
     found = installation.triggers()
     changing = ("device", "certificate", "device_secret")
     expected = {f"tally_{table}_{event}" for table in changing for event in ("insert", "update", "delete")}
-    assert found == {*expected, "tally_audit_insert"}
+    assert found == {*expected, "tally_audit_insert", "device_name_insert", "device_name_update"}

@@ -322,6 +322,7 @@ async def test_what_changed_before_the_commit_undoes_all_of_it(
     assert keeper.acts == ["sealed", "discarded"]
     nothing_happened(installation, devices)
     if devices:
+        installation.sql("DELETE FROM device_name")
         installation.sql("DELETE FROM device")
         assert (await run(acme, b"name,serial_number\na,1\nb,2\nc,3\n")).devices == 3
 

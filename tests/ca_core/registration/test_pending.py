@@ -9,6 +9,7 @@ import tomli_w
 from ca_core.core import Core
 from ca_core.errors import OperatorError
 from ca_core.model import Call, Evidence, Issued, Pending, Refused
+from ca_core.registration import request_desk
 from ca_core.rows import RequestRow
 from tests.helpers.admission import admit_by, outcome_of, transact
 from tests.helpers.core import ME, Installation, PrivateKey, SetClock, csr_of, new_key
@@ -119,20 +120,39 @@ async def test_a_request_expires_and_may_be_made_anew(by_hand: Core, clock: SetC
     assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "issued"
 
 
-async def test_what_nobody_decided_is_forgotten_in_the_end_and_what_was_rejected_is_not(
-    by_hand: Core, clock: SetClock
+async def test_what_was_decided_or_not_is_forgotten_ninety_days_after_its_end(by_hand: Core, clock: SetClock) -> None:
+    rejected, issued = new_key(), new_key()
+    for name, key in (("rejected", rejected), ("issued", issued), ("lapsed", new_key()), ("unused", new_key())):
+        assert await outcome_of(by_hand, Evidence(), csr_of(key, name)) == "pending"
+    ids = {row.device: row.id for row in await by_hand.requests.list(limit=10)}
+    await by_hand.requests.reject(ids["rejected"], actor=ME)
+    await by_hand.requests.approve(ids["issued"], actor=ME)
+    await by_hand.requests.approve(ids["unused"], actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(issued, "issued")) == "issued"
+    clock.forward(days=7 + 90, seconds=-1)
+    assert await by_hand.requests.forget_old() is False
+    assert len(await by_hand.requests.list(limit=10)) == 4
+    assert await outcome_of(by_hand, Evidence(), csr_of(rejected, "rejected")) == "request_rejected"
+    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "new")) == "pending"
+    clock.forward(seconds=2)
+    assert await by_hand.requests.forget_old() is True
+    assert [row.device for row in await by_hand.requests.list(limit=10)] == ["new"]
+    assert await outcome_of(by_hand, Evidence(), csr_of(rejected, "rejected")) == "pending", "it is looked at anew"
+    assert (await by_hand.devices.show("default", "issued")).state == "active"
+
+
+async def test_old_requests_are_forgotten_so_many_at_a_time(
+    by_hand: Core, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rejected, key = new_key(), new_key()
-    assert await outcome_of(by_hand, Evidence(), csr_of(rejected, "one")) == "pending"
-    await by_hand.requests.reject((await only(by_hand)).id, actor=ME)
-    assert await outcome_of(by_hand, Evidence(), csr_of(key, "two")) == "pending"
-    clock.forward(days=36)
-    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "three")) == "pending"
-    assert [row.device for row in await by_hand.requests.list(limit=10)] == ["one", "two", "three"]
-    clock.forward(days=2)
-    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "four")) == "pending"
-    assert [row.device for row in await by_hand.requests.list(limit=10)] == ["one", "three", "four"]
-    assert await outcome_of(by_hand, Evidence(), csr_of(rejected, "one")) == "request_rejected"
+    monkeypatch.setattr(request_desk, "FORGOTTEN_AT_ONCE", 2)
+    for number in range(3):
+        assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), f"d-{number}")) == "pending"
+    clock.forward(days=98)
+    left = []
+    for _ in range(3):
+        await by_hand.requests.forget_old()
+        left.append(len(await by_hand.requests.list(limit=10)))
+    assert left == [1, 0, 0]
 
 
 async def test_an_approval_that_nobody_uses_ends(by_hand: Core, clock: SetClock) -> None:
@@ -180,6 +200,53 @@ async def test_case_s26_requests_that_wait_are_bounded_by_source_and_by_realm(co
     waiting = (await core.requests.list(state="pending", limit=10))[0]
     await core.requests.reject(waiting.id, actor=ME)
     assert await ask("192.0.2.1") == "pending", "the twin: there is room again"
+
+
+async def test_case_s26_strangers_leave_room_for_those_who_prove_who_they_are(core: Core) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await admit_by(core, "secret + approval", "approval", pending_most=6, pending_per_source=9)
+    strangers = [
+        await outcome_of(core, Evidence(), csr_of(new_key(), f"d-{n}"), source=f"192.0.2.{n}") for n in range(5)
+    ]
+    assert strangers == ["pending"] * 3 + ["requests_too_many"] * 2
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr_of(new_key())) == "pending"
+    await admit_by(core, "secret", "approval", pending_most=6, pending_per_source=9)
+    assert await outcome_of(core, Evidence(), csr_of(new_key(), "d-9")) == "pending", "the twin: nobody else waits"
+
+
+async def test_case_s26_one_credential_has_few_requests_from_however_many_addresses(core: Core) -> None:
+    first, second = [await core.devices.add("default", name, actor=ME) for name in ("sensor", "other")]
+    await admit_by(core, "secret + approval", pending_per_source=2)
+
+    async def ask(secret: str, name: str, number: int) -> str:
+        csr = csr_of(new_key(), name)
+        return await outcome_of(core, Evidence(secret=secret), csr, source=f"192.0.2.{number}")
+
+    assert [await ask(first.secret, "sensor", n) for n in range(3)] == ["pending", "pending", "requests_too_many"]
+    assert await ask(second.secret, "other", 9) == "pending", "the twin"
+
+
+@pytest.mark.parametrize("state", ["pending", "approved", "issued"])
+async def test_case_35_one_transaction_is_of_one_key_while_it_waits(by_hand: Core, state: str) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one"), **SCEP) == "pending"
+    if state != "pending":
+        await by_hand.requests.approve((await only(by_hand)).id, actor=ME)
+    if state == "issued":
+        assert await poll(by_hand, key) == "issued"
+    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "one"), **SCEP) == "transaction_of_other_key"
+    again = await outcome_of(by_hand, Evidence(), csr_of(key, "one"), **SCEP)
+    assert again == ("pending" if state == "pending" else "issued"), "the twin: the same request"
+    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "two"), **SCEP) == "pending", "another device's"
+
+
+async def test_case_35_a_stranger_s_transaction_is_not_that_of_the_device_that_he_calls_himself(core: Core) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await admit_by(core, "secret + approval", "approval")
+    assert await outcome_of(core, Evidence(), csr_of(new_key(), "sensor"), **SCEP) == "pending"
+    evidence = Evidence(secret=handed.secret)
+    assert await outcome_of(core, evidence, csr_of(new_key(), "sensor"), **SCEP) == "pending"
+    assert await outcome_of(core, evidence, csr_of(new_key(), "sensor"), **SCEP) == "transaction_of_other_key"
 
 
 # --- what proved who asked is judged anew ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Ways of admission: any of those that the realm names, and all that each takes."""
 
 import asyncio
+import io
 import itertools
 import tomllib
 from typing import Any
@@ -10,7 +11,8 @@ import tomli_w
 from sqlalchemy import literal
 
 from ca_core.core import Core
-from ca_core.errors import OperatorError
+from ca_core.errors import OperatorError, SignerUnavailable
+from ca_core.limits import RateLimits, Rates
 from ca_core.model import Evidence, Issued, Operation, Refused
 from ca_core.registration import conditions
 from ca_core.registration.admission.ways import parse_way
@@ -78,7 +80,7 @@ async def scene(core: Core) -> Scene:
         (["challenge"], ["wrong"], "secret_not_admitted"),
         (["challenge"], [], "credentials_missing"),
         (["challenge", "secret"], ["secret"], "issued"),
-        (["challenge", "secret"], ["challenge"], "issued"),
+        (["challenge", "secret"], ["challenge"], "device_not_expected"),
         (["challenge + idevid"], ["challenge", "idevid"], "issued"),
         (["challenge + idevid"], ["challenge"], "proof_missing"),
         (["challenge + idevid"], ["idevid"], "proof_missing"),
@@ -240,37 +242,47 @@ async def test_case_82_of_many_at_once_no_more_pass_the_ceiling(core: Core, seco
 # --- what the commit repeats of them ---------------------------------------------------------------------------------
 
 
-async def race(first: Core, second: Core, names: list[str], **settings: Any) -> int:
+async def race(first: Core, second: Core, names: list[str]) -> int:
     """How many of these names get a certificate when all ask at once, at two nodes, each with a key of its own."""
-    await admit_by(first, "open", open=True, **settings)
     cores = itertools.cycle([first, second])
     asking = [outcome_of(core, Evidence(), csr_of(new_key(), name)) for core, name in zip(cores, names, strict=False)]
     return (await asyncio.gather(*asking)).count("issued")
 
 
 async def test_of_many_keys_that_ask_at_once_in_one_name_one_is_served(core: Core, second: Core) -> None:
+    await admit_by(core, "open", open=True)
     assert await race(core, second, ["walk-in"] * 12) == 1
+    await core.devices.add("default", "registered", actor=ME)
+    assert await race(core, second, ["registered"] * 12) == 1
 
 
-@pytest.mark.parametrize(
-    ("condition", "names", "settings", "right"),
-    [
-        pytest.param("device_not_enrolled", ["walk-in"] * 12, {}, 1, id="device_not_enrolled"),
-        pytest.param("below_ceiling", [f"d-{n}" for n in range(12)], {"ceiling": 3}, 3, id="below_ceiling"),
-    ],
-)
+RACES = [
+    pytest.param("device_not_enrolled", ["registered"] * 12, ["open"], {}, 1, id="device_not_enrolled"),
+    pytest.param("below_ceiling", [f"d-{n}" for n in range(12)], ["open"], {"ceiling": 3}, 3, id="below_ceiling"),
+    pytest.param("below_share", [f"d-{n}" for n in range(12)], ["open", "idevid"], {"ceiling": 6}, 3, id="below_share"),
+]
+
+
+@pytest.mark.parametrize(("condition", "names", "ways", "settings", "right"), RACES)
+@pytest.mark.parametrize("has_it", [True, False], ids=["twin-with", "without"])
 async def test_without_the_condition_at_the_commit_more_are_served(
     core: Core,
     second: Core,
     condition: str,
     names: list[str],
+    ways: list[str],
     settings: dict[str, Any],
     right: int,
+    has_it: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(conditions.NARROWING, condition, literal(1) == literal(1))
+    if not has_it:
+        monkeypatch.setitem(conditions.NARROWING, condition, literal(1) == literal(1))
     monkeypatch.setattr(conditions, "_NARROWED", {})
-    assert await race(core, second, names, **settings) > right, "this is what the condition prevents"
+    await core.devices.add("default", "registered", actor=ME)
+    await admit_by(core, *ways, open=True, **settings)
+    served = await race(core, second, names)
+    assert (served == right) is has_it, served
 
 
 # --- pauses ----------------------------------------------------------------------------------------------------------
@@ -285,6 +297,19 @@ async def test_case_71_a_device_that_repeats_a_doomed_request_is_paused_and_no_o
     assert await outcome_of(core, device.evidence, csr_of(new_key(), "zombie")) == "issued", "another request of it"
     await edit_realm(core, "default", 'retry_window = "24h"', 'retry_window = "23h"')
     assert await outcome_of(core, device.evidence, doomed) == "subject_mismatch", "a new version is another chance"
+
+
+async def test_case_71_a_paused_device_does_not_shut_out_its_neighbours_behind_one_address(core: Core) -> None:
+    limits = RateLimits(per_device=99, per_credential=99, refusals_per_source=35, is_trusted=lambda _: False)
+    core.registration._recorder._rates = Rates(limits)
+    zombie, neighbour = (Evidence(secret=f"abcdefgh.{letter * 26}") for letter in "ab")
+    doomed = csr_of(new_key(), "zombie")
+    outcomes = [await outcome_of(core, zombie, doomed) for _ in range(60)]
+    assert outcomes == ["secret_unknown"] * 30 + ["device_paused"] * 30
+    assert await outcome_of(core, neighbour, csr_of(new_key(), "honest")) == "secret_unknown"
+    # The twin: who is not paused, because it changes what it asks, uses up the share of the address.
+    others = [await outcome_of(core, zombie, csr_of(new_key(), "zombie")) for _ in range(6)]
+    assert others[-1] == "rate_source"
 
 
 async def test_who_begins_without_a_credential_is_never_paused(core: Core) -> None:
@@ -315,6 +340,11 @@ async def test_who_begins_without_a_credential_is_never_paused(core: Core) -> No
         (["secret"], {"expired_grace": "soon"}, "admission.expired_grace: 'soon' is not a duration"),
         (["secret"], {"ceiling": -1}, "admission.ceiling: expected a whole number"),
         (["secret"], {"pending_most": 0}, "admission.pending_most: expected a whole number"),
+        (
+            ["idevid", "open"],
+            {"open": True, "idevid": "trusted"},
+            "lets anyone take the name of a device before it comes",
+        ),
         (["secret"], {"way": "x"}, "admission.way: unknown key (did you mean 'ways'?)"),
     ],
 )
@@ -409,3 +439,132 @@ async def test_a_replaced_device_gets_its_first_certificate_by_challenge_again(s
     assert await scene.asks("challenge") == "device_enrolled"
     await scene.core.devices.new_board("default", "sensor", actor=ME)
     assert await scene.asks("challenge") == "issued"
+
+
+# --- who proves nothing is nobody who was registered with something to show -----------------------------------------
+
+
+REGISTERED = {"secret": {}, "idevid": {"serial_number": "AC-7", "manufacturer": "acme"}, "imported": None}
+
+
+@pytest.mark.parametrize(
+    ("ways", "registered", "outcome"),
+    [
+        (["open"], "secret", "issued"),
+        (["open"], "idevid", "issued"),
+        (["secret", "open"], "secret", "device_not_expected"),
+        (["secret", "open"], "idevid", "device_not_expected"),
+        (["secret", "open"], "imported", "issued"),
+        (["secret", "open"], None, "issued"),
+        (["secret + idevid", "open"], "secret", "device_not_expected"),
+        (["idevid", "open"], "secret", "issued"),
+        (["idevid", "open"], "idevid", "device_not_expected"),
+        (["idevid", "open"], "imported", "issued"),
+        (["idevid", "open + webhook"], "idevid", "device_not_expected"),
+        (["idevid", "open + approval"], "idevid", "pending"),
+        (["challenge"], "secret", "issued"),
+        (["challenge"], "idevid", "issued"),
+        (["challenge", "secret"], "secret", "device_not_expected"),
+        (["challenge", "secret"], "imported", "issued"),
+        (["challenge", "secret"], None, "device_unknown"),
+        (["challenge", "idevid"], "idevid", "device_not_expected"),
+        (["challenge", "secret + webhook"], "secret", "device_not_expected"),
+        (["challenge + approval", "secret"], "secret", "pending"),
+        (["approval", "secret"], "secret", "pending"),
+    ],
+    ids=lambda value: "-or-".join(value) if isinstance(value, list) else None,
+)
+async def test_who_proves_nothing_is_not_admitted_as_a_device_that_has_something_to_show(
+    scene: Scene, ways: list[str], registered: str | None, outcome: str
+) -> None:
+    core, challenge = scene.core, any("challenge" in way for way in ways)
+    if registered == "imported":
+        await core.device_import.run("default", io.BytesIO(b"name\nmeant\n"), "devices.csv", actor=ME)
+    elif registered is not None:
+        await core.devices.add("default", "meant", **REGISTERED[registered] or {}, actor=ME)
+    settings: dict[str, Any] = {"open": True} if any("open" in way for way in ways) else {}
+    if any("webhook" in way for way in ways):
+        settings["webhook"] = {"url": "https://hooks.example.com/x", "key": "hooks"}
+    await admit_by(core, *ways, **settings)
+    evidence = Evidence(secret=CHALLENGE) if challenge else Evidence()
+    assert await outcome_of(core, evidence, csr_of(new_key(), "meant")) == outcome
+
+
+@pytest.mark.parametrize(
+    ("ways", "act", "condition"),
+    [
+        pytest.param(["secret", "open"], "secret", "device_without_secret", id="a-secret"),
+        pytest.param(["idevid", "open"], "new_board", "device_without_identity", id="a-factory-identity"),
+    ],
+)
+@pytest.mark.parametrize("has_it", [True, False], ids=["twin-with", "without"])
+async def test_what_a_device_is_given_to_show_before_the_commit_counts(
+    scene: Scene, ways: list[str], act: str, condition: str, has_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = scene.core
+    await core.device_import.run("default", io.BytesIO(b"name\nmeant\n"), "devices.csv", actor=ME)
+    await admit_by(core, *ways, open=True)
+    if not has_it:
+        monkeypatch.setitem(conditions.NARROWING, condition, literal(1) == literal(1))
+    monkeypatch.setattr(conditions, "_NARROWED", {})
+    sign = core.issuance.issue
+
+    async def meanwhile(*args: Any) -> Any:
+        if act == "secret":
+            await core.devices.secret("default", "meant", actor=ME)
+        else:
+            await core.devices.new_board("default", "meant", serial_number="AC-9", manufacturer="acme", actor=ME)
+        return await sign(*args)
+
+    monkeypatch.setattr(core.issuance, "issue", meanwhile)
+    outcome = await outcome_of(core, Evidence(), csr_of(new_key(), "meant"))
+    assert outcome == ("device_not_expected" if has_it else "issued")
+
+
+@pytest.mark.parametrize("ways", [["open"], ["open", "idevid"]], ids="-or-".join)
+async def test_case_82_strangers_use_up_their_share_of_a_day_and_no_more(scene: Scene, ways: list[str]) -> None:
+    core, honest = scene.core, scene.evidence("idevid")
+    await admit_by(core, *ways, open=True, ceiling=4)
+    share = 4 if ways == ["open"] else 2
+    codes = [await outcome_of(core, Evidence(), csr_of(new_key(), f"d-{n}")) for n in range(5)]
+    assert codes == ["issued"] * share + ["ceiling_reached"] * (5 - share)
+    if share == 2:
+        assert await outcome_of(core, honest, csr_of(new_key(), "sensor")) == "issued"
+
+
+async def test_while_signing_fails_nobody_is_registered(
+    core: Core, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await admit_by(core, "open", open=True)
+    sign = core.issuance.issue
+
+    async def fails(*_: Any) -> Any:
+        raise SignerUnavailable("no signer")
+
+    monkeypatch.setattr(core.issuance, "issue", fails)
+    with pytest.raises(SignerUnavailable):
+        await transact(core, Evidence(), csr_of(new_key(), "walk-in"))
+    assert installation.sql("SELECT name FROM device") == []
+    monkeypatch.setattr(core.issuance, "issue", sign)
+    assert await outcome_of(core, Evidence(), csr_of(new_key(), "walk-in")) == "issued", "the twin"
+    assert installation.sql("SELECT name, state FROM device") == [("walk-in", "active")]
+
+
+async def test_case_47_a_secret_that_is_typed_as_a_name_is_neither_kept_nor_told(
+    core: Core, installation: Installation
+) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await core.realms.challenge("default", CHALLENGE, actor=ME)
+    for ways, evidence, name in (
+        (["challenge"], Evidence(secret=CHALLENGE), CHALLENGE),
+        (["challenge"], Evidence(secret=CHALLENGE), CHALLENGE.upper()),
+        (["challenge"], Evidence(secret=CHALLENGE), handed.secret),
+        (["approval"], Evidence(), handed.secret),
+    ):
+        await admit_by(core, *ways)
+        assert await outcome_of(core, evidence, csr_of(new_key(), name)) == "csr_holds_secret"
+    await written(core)
+    dumped = installation.dump().lower()
+    assert CHALLENGE.encode() not in dumped
+    assert handed.secret.encode() not in dumped
+    assert await outcome_of(core, Evidence(), csr_of(new_key(), "walk-in")) == "pending", "the twin"

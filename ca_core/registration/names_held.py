@@ -1,0 +1,200 @@
+"""Whose name is whose: what a device gets beyond its own record is no server's name, and no other device's.
+
+Another device has the names of its record, its own name, and those of its newest certificate while that is neither
+revoked nor over. All stand in `device_name`, by which a name is looked up: those of the record by triggers, those of
+certificates by the unit that issues.
+"""
+
+import functools
+import ipaddress
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from sqlalchemy import ColumnElement, and_, bindparam, exists, not_, select
+
+from ca_core.errors import NotAuthorized
+from ca_core.model import DeviceRecord
+from ca_core.records.query import Query, Values
+from ca_core.records.schema import certificate, device, device_name
+from ca_core.records.store import Store
+from ca_core.records.unit import Step
+from ca_core.registration.realm import Realms
+
+__all__ = [
+    "check_free",
+    "check_names",
+    "chosen_names",
+    "chosen_values",
+    "held_steps",
+    "held_touches",
+    "not_held",
+    "room_for",
+]
+
+_n, _d, _c = device_name.c, device.c, certificate.c
+_h = certificate.alias("holding").c
+_STANDS = _n.certificate_id.is_(None) | exists().where(
+    _h.realm_id == _n.realm_id,
+    _h.id == _n.certificate_id,
+    _h.status != "revoked",
+    _h.superseded_at.is_(None),
+    _h.not_after > bindparam("issued_at"),
+)
+
+
+def own_name(name: str) -> str:
+    """A device's or host's name as it stands in `device_name`: DNS does not tell cases apart."""
+    return f"DNS:{name.lower().removesuffix('.')}"
+
+
+def chosen_names(subject: x509.Name, names: Sequence[str], asking: DeviceRecord) -> tuple[str, ...]:
+    """The names that a certificate would have beside those of the device's record, as `device_name` has them."""
+    own = set() if asking.is_new else {own_name(asking.name)}
+    found: dict[str, None] = {}
+    for each in subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        if own_name(str(each.value)) not in own:
+            found.update(dict.fromkeys(_meanings(str(each.value))))
+    found.update(dict.fromkeys(_folded(name) for name in names))
+    return tuple(name for name in found if name not in own and name not in asking.names)
+
+
+def _meanings(common_name: str) -> Iterator[str]:
+    """What a common name is taken for where no alternative name says better."""
+    yield own_name(common_name)
+    try:
+        yield f"IP:{ipaddress.ip_address(common_name)}"
+    except ValueError:
+        return
+
+
+def _folded(name: str) -> str:
+    kind, _, value = name.partition(":")
+    return own_name(value) if kind == "DNS" else name.lower() if kind == "email" else name
+
+
+async def check_names(
+    store: Store, subject: x509.Name, names: Sequence[str], asking: DeviceRecord, realms: Realms, now: int
+) -> None:
+    """No name beside the record may be a server's or another device's, whatever made it: a template or the request.
+
+    `now` is in milliseconds since 1970. Raises `NotAuthorized`.
+    """
+    chosen = chosen_names(subject, names, asking)
+    if not chosen:
+        return
+    servers = {own_name(host) for host in await realms.all_hosts()} | {
+        _folded(name) for name in await realms.own_names()
+    }
+    if taken := servers & set(chosen):  # enforces case 29
+        raise NotAuthorized(
+            "name_of_server", "The certificate would have a name of this server.", detail=_shown(min(taken))
+        )
+    holder = await holder_of(store, asking.realm_id, chosen, asking.id, now)
+    if holder is not None:  # enforces case 29
+        name, whose = holder
+        raise NotAuthorized(
+            "name_of_other_device",
+            "The certificate would have the name of another device.",
+            detail=f"{_shown(name)}, of device {whose}",
+        )
+
+
+async def check_free(store: Store, realm_id: int, name: str, now: int) -> None:
+    """A newcomer takes no name that another device has, in whatever case or place. Raises `NotAuthorized`.
+
+    `now` is in milliseconds since 1970.
+    """
+    holder = await holder_of(store, realm_id, (own_name(name),), 0, now)
+    if holder is not None:
+        raise NotAuthorized(
+            "device_name_taken", "Another device has this name.", detail=f"a name of device {holder[1]}"
+        )
+
+
+async def holder_of(
+    store: Store, realm_id: int, names: Sequence[str], device_id: int, now: int
+) -> tuple[str, str] | None:
+    """One of the names that another device has, and that device's name."""
+    params = chosen_values(names)
+    row = await store.first(_holders(room_for(names)), realm_id=realm_id, device_id=device_id, issued_at=now, **params)
+    return (row[0], row[1]) if row else None
+
+
+def _shown(name: str) -> str:
+    return ascii(name.removeprefix("DNS:"))
+
+
+# --- statements ------------------------------------------------------------------------------------------------------
+
+
+def room_for(names: Sequence[str]) -> int:
+    """How many names a statement for these takes: a power of two, so that there are few statements."""
+    return 1 << (len(names) - 1).bit_length() if names else 0
+
+
+def chosen_values(names: Sequence[str]) -> Values:
+    """The parameters of a statement that takes `room_for(names)`."""
+    # What is left is filled with the last one again.
+    padded = [names[min(number, len(names) - 1)] for number in range(room_for(names))]
+    return {f"chosen_{number}": name for number, name in enumerate(padded)}
+
+
+def _is_held(room: int) -> ColumnElement[bool]:
+    names: list[Any] = [bindparam(f"chosen_{number}") for number in range(room)]
+    return and_(
+        _n.realm_id == bindparam("realm_id"),
+        _n.name.in_(names),
+        _n.device_id != bindparam("device_id"),
+        _STANDS,
+    )
+
+
+@functools.cache
+def _holders(room: int) -> Query:
+    joined = select(_n.name, _d.name).join(device, (_d.realm_id == _n.realm_id) & (_d.id == _n.device_id))
+    return Query(joined.where(_is_held(room)).limit(1))
+
+
+def not_held(room: int) -> ColumnElement[bool]:
+    """The commit's condition: none of so many names (`chosen_values`) is another device's."""
+    return not_(exists().where(_is_held(room)))
+
+
+def _held_statements(device_id: ColumnElement[int]) -> tuple[Query, Query]:
+    """Two statements that every engine knows: the name with its newest certificate, unless it is of the record."""
+    of = (_n.realm_id == bindparam("of_realm"), _n.name == bindparam("of_name"), _n.device_id == device_id)
+    issued = select(_c.id).where(_c.realm_id == bindparam("of_realm"), _c.fingerprint == bindparam("fingerprint"))
+    row = select(
+        bindparam("of_realm", type_=_n.realm_id.type),
+        bindparam("of_name", type_=_n.name.type),
+        device_id,
+        issued.scalar_subquery(),
+    ).where(~select(_n.name).where(*of).exists())
+    added = device_name.insert().from_select(
+        ["realm_id", "name", "device_id", "certificate_id"], row, include_defaults=False
+    )
+    return Query(device_name.delete().where(*of, _n.certificate_id.is_not(None))), Query(added)
+
+
+_OF_KNOWN = _held_statements(bindparam("of_device", type_=_n.device_id.type))
+_OF_NEWCOMER = _held_statements(bindparam("guard_id", type_=_n.device_id.type))
+
+
+def held_steps(realm_id: int, device_id: int, names: Sequence[str], fingerprint: bytes) -> list[Step]:
+    """What keeps the names of a new certificate (its SHA-256) as the device's; a device 0 is the guard's row."""
+    steps: list[Step] = []
+    forget, hold = _OF_KNOWN if device_id else _OF_NEWCOMER
+    for name in names:
+        of: Values = {"of_realm": realm_id, "of_name": name}
+        if device_id:
+            of["of_device"] = device_id
+        steps.append(Step(forget, of, expect=None))
+        steps.append(Step(hold, {**of, "fingerprint": fingerprint}, expect=None))
+    return steps
+
+
+def held_touches(realm_id: int, names: Sequence[str]) -> frozenset[str]:
+    """What those steps touch (`Unit.touches`): of two devices that choose one name, the second finds the first's."""
+    return frozenset(f"name:{realm_id}:{name}" for name in names)

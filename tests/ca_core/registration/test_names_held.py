@@ -1,0 +1,274 @@
+"""A name that a request or a template makes is never another device's: of its record, its own, of its certificate."""
+
+import asyncio
+import ipaddress
+import sqlite3
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+from sqlalchemy import literal
+
+from ca_core.core import Core
+from ca_core.csr import ParsedCsr
+from ca_core.model import Evidence, Operation
+from ca_core.records.opening import upgrade_store
+from ca_core.records.sqlite_writer import DIALECT
+from ca_core.registration import conditions, names_held
+from tests.helpers.admission import admit_by, outcome_of
+from tests.helpers.core import ME, Enrolled, Installation, PrivateKey, SetClock, new_key
+from tests.helpers.core import ask as ask_for
+from tests.helpers.earlier import take_back
+
+FROM_REQUEST = ("DNS:*.example.com", "IP:*", "URI:https://example.com/*", "email:*@*.example.com")
+ANY_NAME = {"subject": {"CN": "{csr:*}"}, "names": ["{device.names}", *(f"{{csr:{glob}?}}" for glob in FROM_REQUEST)]}
+
+
+async def with_profile(core: Core, **profile: Any) -> None:
+    """Give the realm's profile these templates."""
+    document = tomllib.loads(await core.realms.export("default"))
+    document["profiles"]["device"] |= profile
+    await core.realms.apply(tomli_w.dumps(document), actor=ME)
+
+
+def request(common_name: str, *names: str, key: PrivateKey | None = None) -> ParsedCsr:
+    kinds: dict[str, Any] = {
+        "DNS": x509.DNSName,
+        "IP": lambda text: x509.IPAddress(ipaddress.ip_address(text)),
+        "URI": x509.UniformResourceIdentifier,
+        "email": x509.RFC822Name,
+    }
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    if names:
+        made = [kinds[kind](value) for kind, _, value in (name.partition(":") for name in names)]
+        builder = builder.add_extension(x509.SubjectAlternativeName(made), critical=False)
+    return ParsedCsr.parse(builder.sign(key or new_key(), hashes.SHA256()).public_bytes(Encoding.DER))
+
+
+class Asker:
+    """A device that is registered and has no certificate, in a realm whose profile takes names from the request."""
+
+    def __init__(self, core: Core, name: str, secret: str) -> None:
+        self.core = core
+        self.name = name
+        self.evidence = Evidence(secret=secret)
+
+    @classmethod
+    async def made(cls, core: Core, name: str = "asker", **options: Any) -> "Asker":
+        return cls(core, name, (await core.devices.add("default", name, actor=ME, **options)).secret)
+
+    async def asks(self, common_name: str, *names: str) -> str:
+        return await outcome_of(self.core, self.evidence, request(common_name, *names))
+
+    async def enrolls(self, common_name: str, *names: str) -> Enrolled:
+        key = new_key()
+        issued = await ask_for(self.core, self.evidence, request(common_name, *names, key=key))
+        return Enrolled(self.name, "", key, issued.certificate, format(issued.serial, "x"))
+
+
+RECORD = ("DNS:vpn.example.com", "IP:10.1.2.3", "IP:fd00::7", "URI:https://example.com/Pump-7")
+
+
+@pytest.mark.parametrize(
+    ("asked", "outcome"),
+    [
+        (("asker", "DNS:vpn.example.com"), "name_of_other_device"),
+        (("asker", "DNS:VPN.Example.com"), "name_of_other_device"),
+        (("asker", "DNS:free.example.com", "DNS:vpn.example.com"), "name_of_other_device"),
+        (("vpn.example.com",), "name_of_other_device"),
+        (("Vpn.EXAMPLE.com",), "name_of_other_device"),
+        (("asker", "IP:10.1.2.3"), "name_of_other_device"),
+        (("asker", "IP:fd00:0::0007"), "name_of_other_device"),
+        (("10.1.2.3",), "name_of_other_device"),
+        (("asker", "URI:https://example.com/Pump-7"), "name_of_other_device"),
+        (("pump.example.com",), "name_of_other_device"),
+        (("asker", "DNS:pump.example.com"), "name_of_other_device"),
+        (("PUMP.example.com",), "name_of_other_device"),
+        (("asker",), "issued"),
+        (("Asker",), "issued"),
+        (
+            ("asker", "DNS:free.example.com", "IP:10.1.2.4", "URI:https://example.com/pump-7", "email:a@b.example.com"),
+            "issued",
+        ),
+        (("free.example.com",), "issued"),
+        (("asker", "DNS:shared.example.com"), "issued"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+async def test_case_29_a_name_of_another_device_s_record_is_nobody_s_else(
+    core: Core, asked: tuple[str, ...], outcome: str
+) -> None:
+    await with_profile(core, **ANY_NAME)
+    await core.devices.add("default", "Pump.example.com", sans=[*RECORD, "DNS:shared.example.com"], actor=ME)
+    asker = await Asker.made(core, sans=["DNS:shared.example.com"])
+    assert await asker.asks(*asked) == outcome
+
+
+@pytest.mark.parametrize(
+    ("asked", "outcome"),
+    [
+        (("asker", "DNS:one.example.com"), "name_of_other_device"),
+        (("one.example.com",), "name_of_other_device"),
+        (("asker", "DNS:two.example.com"), "name_of_other_device"),
+        (("two.example.com",), "name_of_other_device"),
+        (("asker", "IP:10.1.2.3"), "name_of_other_device"),
+        (("asker", "email:A@b.example.com"), "name_of_other_device"),
+        (("asker", "DNS:three.example.com"), "issued"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+async def test_case_29_nor_is_a_name_of_another_device_s_certificate(
+    core: Core, asked: tuple[str, ...], outcome: str
+) -> None:
+    await with_profile(core, **ANY_NAME)
+    other = await Asker.made(core, "other")
+    await other.enrolls("One.example.com", "DNS:two.example.com", "IP:10.1.2.3", "email:a@B.example.com")
+    assert await (await Asker.made(core)).asks(*asked) == outcome
+
+
+@pytest.mark.parametrize("state", ["valid", "held", "renewed", "revoked", "replaced", "over"])
+async def test_a_certificate_s_names_are_free_once_it_is_revoked_superseded_or_over(
+    core: Core, clock: SetClock, state: str
+) -> None:
+    await with_profile(core, **ANY_NAME)
+    await admit_by(core, "secret")
+    holder, asker = await Asker.made(core, "holder"), await Asker.made(core, expires="400d")
+    held = await holder.enrolls("holder", "DNS:one.example.com")
+    match state:
+        case "held":
+            await core.certificates.revoke(held.serial, reason="certificateHold", actor=ME)
+        case "renewed":
+            clock.forward(days=50)
+            again = request("holder", "DNS:one.example.com")
+            await ask_for(core, held.evidence, again, operation=Operation.REENROLL)
+            clock.forward(days=50)
+        case "revoked":
+            await core.certificates.revoke(held.serial, reason="superseded", actor=ME)
+        case "replaced":
+            await core.devices.new_board("default", "holder", actor=ME)
+        case "over":
+            clock.forward(days=91)
+    is_free = state in ("revoked", "replaced", "over")
+    assert await asker.asks("asker", "DNS:one.example.com") == ("issued" if is_free else "name_of_other_device")
+
+
+async def test_a_device_keeps_its_names_through_its_renewals(core: Core, installation: Installation) -> None:
+    await with_profile(core, **ANY_NAME)
+    device = await (await Asker.made(core)).enrolls("asker", "DNS:one.example.com")
+    for _ in range(3):
+        key = new_key()
+        csr = request("asker", "DNS:one.example.com", key=key)
+        issued = await ask_for(core, device.evidence, csr, operation=Operation.REENROLL)
+        device = Enrolled(device.name, "", key, issued.certificate, format(issued.serial, "x"))
+    rows = installation.sql("SELECT name, certificate_id FROM device_name ORDER BY name")
+    [newest] = installation.sql("SELECT max(id) FROM certificate WHERE kind = 'device'")
+    assert rows == [("DNS:asker", None), ("DNS:one.example.com", newest[0])], "one row, of the newest"
+
+
+async def test_a_template_makes_no_name_of_another_device_either(core: Core) -> None:
+    await with_profile(core, names=["DNS:{device.name}.example.com"])
+    await core.devices.add("default", "other", sans=["DNS:asker.example.com"], actor=ME)
+    assert await (await Asker.made(core)).asks("asker") == "name_of_other_device"
+    assert await (await Asker.made(core, "free")).asks("free") == "issued", "the twin"
+
+
+async def test_a_successor_has_the_names_that_it_took_over(core: Core) -> None:
+    await core.devices.add("default", "old", sans=["DNS:vpn.example.com"], actor=ME)
+    new = await Asker.made(core, "new")
+    await core.devices.replace_by("default", "old", "new", actor=ME)
+    handed = await core.devices.secret("default", "new", actor=ME)
+    new.evidence = Evidence(secret=handed.secret)
+    assert await new.asks("new") == "issued"
+    await with_profile(core, **ANY_NAME)
+    assert await (await Asker.made(core)).asks("asker", "DNS:vpn.example.com") == "name_of_other_device"
+
+
+# --- what the commit repeats ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_it", [True, False], ids=["twin-with", "without"])
+@pytest.mark.parametrize("who", ["known", "newcomer"])
+async def test_a_device_that_is_registered_before_the_commit_has_its_names(
+    core: Core, second: Core, who: str, has_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_profile(core, **ANY_NAME)
+    asker = await Asker.made(core)
+    if who == "newcomer":
+        await admit_by(core, "open", open=True)
+        asker.evidence = Evidence()
+    monkeypatch.setattr(conditions, "_NARROWED", {})
+    if not has_it:
+        monkeypatch.setattr(conditions, "not_held", lambda _: literal(1) == literal(1))
+    sign, meant = core.issuance.issue, iter([True])
+
+    async def meanwhile(*args: Any) -> Any:
+        if next(meant, False):
+            await second.devices.add("default", "other", sans=["DNS:vpn.example.com"], actor=ME)
+        return await sign(*args)
+
+    monkeypatch.setattr(core.issuance, "issue", meanwhile)
+    outcome = await asker.asks("asker" if who == "known" else "walk-in", "DNS:vpn.example.com")
+    assert outcome == ("name_of_other_device" if has_it else "issued")
+
+
+async def test_of_many_devices_that_choose_one_name_at_once_one_gets_it(core: Core, second: Core) -> None:
+    await with_profile(core, **ANY_NAME)
+    askers = [await Asker.made(node, f"d-{n}") for n, node in enumerate([core, second] * 5)]
+    asking = [asker.asks(asker.name, f"DNS:d-{n}.example.com", "DNS:vpn.example.com") for n, asker in enumerate(askers)]
+    outcomes = await asyncio.gather(*asking)
+    assert sorted(outcomes) == ["issued"] + ["name_of_other_device"] * 9
+
+
+# --- how they are kept ----------------------------------------------------------------------------------------------
+
+
+def test_names_are_looked_up_by_the_key_of_their_table(installation: Installation) -> None:
+    if installation.postgres is not None:
+        pytest.skip("told by SQLite's plan alone")
+    for room in (1, 4, 128):
+        text, constants = names_held._holders(room).text(DIALECT)
+        params = dict.fromkeys(("realm_id", "device_id", "issued_at"), 1) | {
+            f"chosen_{n}": "DNS:x" for n in range(room)
+        }
+        with sqlite3.connect(installation.directory / "enrolld.db") as connection:
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", {**constants, **params}).fetchall()
+        told = "\n".join(row[3] for row in plan)
+        assert "SEARCH device_name USING PRIMARY KEY (realm_id=? AND name=?)" in told, told
+        assert "SCAN" not in told, told
+
+
+async def test_a_store_of_an_earlier_revision_gets_the_names_that_are_there(
+    core: Core, installation: Installation
+) -> None:
+    if installation.postgres is not None:
+        pytest.skip("the stores of earlier revisions are kept in tests/ca_core/records/fixtures")
+    await with_profile(core, **ANY_NAME)
+    await core.devices.add("default", "Pump-1", sans=RECORD, actor=ME)
+    device = await (await Asker.made(core)).enrolls("One.example.com", "DNS:two.example.com", "IP:10.9.9.9")
+    csr = request("One.example.com", "DNS:two.example.com", "IP:10.9.9.9")
+    await ask_for(core, device.evidence, csr, operation=Operation.REENROLL)
+    revoked = await (await Asker.made(core, "gone")).enrolls("three.example.com", "DNS:four.example.com")
+    await core.certificates.revoke(revoked.serial, reason="superseded", actor=ME)
+    statement = "SELECT realm_id, name, device_id, certificate_id FROM device_name ORDER BY name, device_id"
+    before = [
+        row for row in installation.sql(statement) if row[1] not in ("DNS:three.example.com", "DNS:four.example.com")
+    ]
+    assert len(before) == 3 + len(RECORD) + 3
+    core.close()
+    database = Path(installation.directory / "enrolld.db")
+    take_back(database, "0007")
+    upgrade_store(f"sqlite:///{database}")
+    assert installation.sql(statement) == before
+    again = installation.open()
+    try:
+        assert await Asker(again, "", "").asks("pump-1") == "secret_unknown"
+        assert await (await Asker.made(again, "late")).asks("late", "DNS:two.example.com") == "name_of_other_device"
+    finally:
+        again.close()
