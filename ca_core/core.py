@@ -101,7 +101,7 @@ class Core:
             webhook=config.webhook,
             chance=config.chance,
         )
-        self.requests = RequestDesk(store, self.realms, clock)
+        self.requests = RequestDesk(store, self.realms, clock, public_url=config.public_url, demo=config.demo)
         self.certificates = Certificates(store, self.realms, clock)
         self.devices = Devices(store, self.realms, self.certificates, self.attempts, clock)
         self.device_import = DeviceImport(store, self.realms, clock)

@@ -113,6 +113,26 @@ class AttemptRow(Row, frozen=True, kw_only=True):
     key_sha256: str | None
 
 
+class Outlook(Row, frozen=True, kw_only=True):
+    """What would become of a request, were it approved and asked for again now.
+
+    `outcome` is issued, refused (`code`, `message`, `remedy` say why), later (refused, but that passes by itself) or
+    unknown. `issuer` to `dropped` are of what would be issued: `dropped` is what the request asks for and would not
+    get. `warnings` are for whoever approves it.
+    """
+
+    outcome: str
+    issuer: str | None = None
+    subject: str | None = None
+    names: list[str] = []
+    not_after: str | None = None
+    dropped: list[str] = []
+    code: str | None = None
+    message: str | None = None
+    remedy: str | None = None
+    warnings: list[str] = []
+
+
 class RequestRow(Row, frozen=True, kw_only=True):
     """A request that waits or waited for an operator. `expires`: until when it waits, or its approval holds.
 
@@ -139,6 +159,8 @@ class RequestRow(Row, frozen=True, kw_only=True):
     decided_by: str | None
     reason: str | None
     device_state: str | None
+    outlook: Outlook | None = None
+    """Of a single request that is pending or approved; None in lists."""
 
 
 class Why(Row, frozen=True, kw_only=True):

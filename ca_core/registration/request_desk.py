@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 
+import msgspec
 from sqlalchemy import ColumnElement, Select, bindparam, select
 
 from ca_core.errors import ConditionFailed, OperatorError
@@ -15,6 +16,7 @@ from ca_core.records.schema import request as request_table
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, rfc3339, to_ms
 from ca_core.records.unit import Guard, Step, Unit
+from ca_core.registration.foretelling import foretell
 from ca_core.registration.pending import touched_request
 from ca_core.registration.realm import Realms
 from ca_core.rows import RequestRow
@@ -82,10 +84,12 @@ _FORGET = Query(
 class RequestDesk:
     """Lists and decides requests."""
 
-    def __init__(self, store: Store, realms: Realms, clock: Clock) -> None:
+    def __init__(self, store: Store, realms: Realms, clock: Clock, *, public_url: str, demo: bool) -> None:
         self._store = store
         self._realms = realms
         self._clock = clock
+        self._public_url = public_url
+        self._demo = demo
 
     async def list(
         self, realm_name: str | None = None, state: str | None = None, *, limit: int, after: str | None = None
@@ -110,7 +114,14 @@ class RequestDesk:
         return [_row(row, now) for row in await self._store.fetch(_LISTS[key], **params)]
 
     async def show(self, request_id: str) -> RequestRow:
-        """One request. Raises `OperatorError`."""
+        """One request, with what would be issued while nothing is. Raises `OperatorError`."""
+        found = await self._one(request_id)
+        if found.state not in ("pending", "approved"):
+            return found
+        outlook = await foretell(self._store, found, self._clock, public_url=self._public_url, demo=self._demo)
+        return msgspec.structs.replace(found, outlook=outlook)
+
+    async def _one(self, request_id: str) -> RequestRow:
         number = int(request_id) if request_id.isascii() and request_id.isdecimal() and len(request_id) < 19 else -1
         row = await self._store.first(_ONE, id=number)
         if row is None:
@@ -122,7 +133,18 @@ class RequestDesk:
         return _row(row, to_ms(self._clock()))
 
     async def approve(self, request_id: str, *, actor: str) -> RequestRow:
-        """Let a request have its certificate, when its device asks again. Raises `OperatorError`."""
+        """Let a request have its certificate, when its device asks again. Raises `OperatorError`.
+
+        What could not be granted is not approved. What `outlook.warnings` says may keep the device from it later.
+        """
+        found = await self.show(request_id)
+        outlook = found.outlook
+        if found.state == "pending" and outlook is not None and outlook.outcome == "refused":
+            raise OperatorError(
+                "request_not_grantable",
+                f"request {found.id} would be refused all the same: {outlook.message}",
+                outlook.remedy or "",
+            )
         return await self._decide(request_id, "approved", None, actor)
 
     async def reject(self, request_id: str, *, reason: str | None = None, actor: str) -> RequestRow:
@@ -144,7 +166,7 @@ class RequestDesk:
         return True
 
     async def _decide(self, request_id: str, decision: str, why: str | None, actor: str) -> RequestRow:
-        found = await self.show(request_id)
+        found = await self._one(request_id)
         at = to_ms(self._clock())
         guard = Guard(_DECIDE, {"of_id": int(found.id), "now": at, "decision": decision, "actor": actor, "why": why})
         event = AuditEvent(
@@ -159,7 +181,7 @@ class RequestDesk:
         try:
             await self._store.commit(Unit(guard, at, (), (event,), touches))
         except ConditionFailed as exc:
-            now = await self.show(request_id)
+            now = await self._one(request_id)
             raise OperatorError(
                 "request_decided", f"request {found.id} is {now.state}", "only a pending one can be decided"
             ) from exc

@@ -24,6 +24,7 @@ COLUMNS: list[output.Column] = [
 ]
 FIELDS = ["id", "device", "device_state", "realm", "profile", "state", "subject", "names", "means", "key", "key_sha256"]
 FIELDS += ["protocol", "source", "request_id", "requested_at", "expires", "decided_at", "decided_by", "reason"]
+OUTLOOK = ["issuer", "subject", "names", "not_after", "dropped"]
 STATES = ["pending", "approved", "rejected", "expired", "issued"]
 
 
@@ -53,7 +54,7 @@ def list_(session: Session, realm: str | None, state: str | None, limit: int, af
 @click.argument("id", metavar="ID")
 @pass_session
 def show(session: Session, id: str) -> None:  # noqa: A002  # the field's own name
-    """Show one request."""
+    """Show one request, and what would be issued if it were granted now."""
     _show(session, session.run(lambda core: core.requests.show(id)))
 
 
@@ -92,3 +93,21 @@ def _show(session: Session, row: object) -> None:
         output.emit_json(values)
     else:
         output.details((name.replace("_", " "), values.get(name)) for name in FIELDS)
+        _show_outlook(values.get("outlook"))
+
+
+def _show_outlook(outlook: object) -> None:
+    """What would become of it, and what the operator should know of that."""
+    if not isinstance(outlook, dict):
+        return
+    output.raw("")
+    if outlook["outcome"] == "issued":
+        output.raw("It would be issued as:")
+        output.details((name.replace("_", " "), outlook[name]) for name in OUTLOOK)
+    else:
+        output.raw(f"Granted now, it would not be issued: {output.printable(outlook['message'])}")
+        if outlook["remedy"]:
+            output.raw(f"  {output.printable(outlook['remedy'])}")
+    if outlook["outcome"] == "issued":
+        for warning in outlook["warnings"]:
+            output.words(f"warning: {output.printable(warning)}")

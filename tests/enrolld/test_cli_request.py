@@ -13,7 +13,7 @@ from ca_core.core import Core
 from ca_core.model import Evidence
 from enrolld.cli import main
 from tests.helpers.admission import admit_by, outcome_of
-from tests.helpers.core import Installation, SetClock, csr_of, new_key
+from tests.helpers.core import ME, Installation, SetClock, csr_of, new_key
 
 
 class Operator:
@@ -60,12 +60,57 @@ async def test_a_request_is_listed_shown_approved_and_granted(waiting: Core, ope
     assert {"id", "realm", "profile", "device", "subject", "protocol", "state", "requested_at", "expires"} <= set(row)
     assert (row["device"], row["state"], row["subject"]) == ("walk-in", "pending", "CN=walk-in")
     shown = await asyncio.to_thread(operator.asks, "request", "show", row["id"])
-    assert shown == row
+    outlook = shown.pop("outlook")
+    assert shown | {"outlook": None} == row
+    assert {name: outlook[name] for name in ("outcome", "issuer", "subject", "names", "dropped", "warnings")} == {
+        "outcome": "issued",
+        "issuer": "default-ec-1",
+        "subject": "CN=walk-in",
+        "names": [],
+        "dropped": [],
+        "warnings": [],
+    }
     approved = await asyncio.to_thread(operator.asks, "request", "approve", row["id"])
     assert (approved["state"], approved["decided_by"] is not None) == ("approved", True)
     assert await outcome_of(waiting, Evidence(), csr_of(KEY, "walk-in")) == "issued"
     refused = await asyncio.to_thread(operator.asks, "request", "approve", row["id"])
     assert (refused["error"], refused["message"]) == ("request_decided", f"request {row['id']} is issued")
+
+
+async def test_what_would_be_issued_is_shown_to_who_decides(core: Core, clock: SetClock, operator: Operator) -> None:
+    clock.now = dt.datetime.now(dt.UTC)
+    handed = await core.devices.add("default", "sensor", sans=["DNS:a.example.com"], expires="1d", actor=ME)
+    await admit_by(core, "secret + approval")
+    csr = csr_of(new_key(), "sensor", sans=["evil.example.com"])
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr) == "pending"
+    [row] = await asyncio.to_thread(operator.asks, "request", "list")
+    _, out, err = await asyncio.to_thread(operator.types, "request", "show", row["id"])
+    said = out[out.index("It would be issued as:") :]
+    for wanted in ("CN=sensor", "DNS:a.example.com", "SAN DNS:evil.example.com", "default-ec-1"):
+        assert wanted in said
+    assert "the device must ask again before" in err
+    assert "when the secret ends" in err
+    status, out, err = await asyncio.to_thread(operator.types, "request", "approve", row["id"])
+    assert (status, "when the secret ends" in err) == (0, True)
+
+
+async def test_what_can_t_be_issued_any_more_is_shown_as_that_and_not_approved(
+    core: Core, clock: SetClock, operator: Operator
+) -> None:
+    clock.now = dt.datetime.now(dt.UTC)
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await admit_by(core, "secret + approval")
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr_of(new_key(), "sensor")) == "pending"
+    await core.devices.suspend("default", "sensor", actor=ME)
+    [row] = await asyncio.to_thread(operator.asks, "request", "list")
+    _, out, _ = await asyncio.to_thread(operator.types, "request", "show", row["id"])
+    assert "Granted now, it would not be issued: The device is suspended" in out
+    status, _, err = await asyncio.to_thread(operator.types, "request", "approve", row["id"])
+    assert (status, "would be refused all the same: The device is suspended" in err) == (1, True)
+    refused = await asyncio.to_thread(operator.asks, "request", "approve", row["id"])
+    assert refused["error"] == "request_not_grantable"
+    await core.devices.resume("default", "sensor", actor=ME)
+    assert (await asyncio.to_thread(operator.asks, "request", "approve", row["id"]))["state"] == "approved", "the twin"
 
 
 @pytest.mark.parametrize(("ways", "found"), [("secret + webhook", True), ("secret", False)])

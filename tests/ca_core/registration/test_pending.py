@@ -1,7 +1,9 @@
 """Requests that wait for an operator: found again, decided once, granted by the rules of the day they are granted."""
 
 import asyncio
+import io
 import tomllib
+from collections.abc import Awaitable, Callable
 
 import pytest
 import tomli_w
@@ -12,10 +14,11 @@ from ca_core.model import Call, Evidence, Issued, Pending, Refused
 from ca_core.registration import request_desk
 from ca_core.rows import RequestRow
 from tests.helpers.admission import admit_by, outcome_of, transact
-from tests.helpers.core import ME, Installation, PrivateKey, SetClock, csr_of, new_key
+from tests.helpers.core import ME, Installation, PrivateKey, SetClock, csr_of, new_key, written
 from tests.helpers.factory import Made, idevid, root
 
 CHALLENGE = "a-challenge-of-thirty-characters"
+Change = Callable[[Core, SetClock], Awaitable[None]]
 SCEP = {"protocol": "scep", "transaction_id": "T-1"}
 
 
@@ -399,3 +402,114 @@ async def test_a_request_whose_names_hold_its_secret_is_not_kept(core: Core, ins
     assert await outcome_of(core, Evidence(secret=handed.secret), csr) == "csr_holds_secret"
     assert installation.sql("SELECT 1 FROM request") == []
     assert await outcome_of(core, Evidence(secret=handed.secret), csr_of(new_key(), "sensor")) == "pending", "the twin"
+
+
+# --- what an operator is told before he decides ----------------------------------------------------------------------
+
+
+KEPT = (
+    "SELECT id FROM certificate",
+    "SELECT id, outcome FROM attempt",
+    "SELECT action FROM audit",
+    "SELECT id, state FROM request",
+    "SELECT id, spent_at FROM device_secret",
+)
+
+
+async def void_secret(core: Core, clock: SetClock) -> None:
+    del clock
+    await core.devices.secret("default", "sensor", actor=ME)
+
+
+async def expire_secret(core: Core, clock: SetClock) -> None:
+    del core
+    clock.forward(days=2)
+
+
+async def suspend(core: Core, clock: SetClock) -> None:
+    del clock
+    await core.devices.suspend("default", "sensor", actor=ME)
+
+
+async def take_no_secret(core: Core, clock: SetClock) -> None:
+    del clock
+    await admit_by(core, "idevid + approval")
+
+
+async def reach_the_ceiling(core: Core, clock: SetClock) -> None:
+    del clock
+    await admit_by(core, "secret + approval", "challenge", ceiling=1)
+    await core.device_import.run("default", io.BytesIO(b"name\nfirst\n"), "devices.csv", actor=ME)
+    await admit_by(core, "secret", "secret + approval", ceiling=1)
+    handed = await core.devices.secret("default", "first", actor=ME)
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr_of(new_key(), "first")) == "issued"
+    await admit_by(core, "secret + approval", ceiling=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome", "code"),
+    [
+        (None, "issued", None),
+        (void_secret, "refused", "secret_void"),
+        (expire_secret, "refused", "secret_expired"),
+        (suspend, "refused", "device_suspended"),
+        (take_no_secret, "refused", "secret_not_admitted"),
+        (reach_the_ceiling, "later", "ceiling_reached"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+async def test_an_approval_of_what_proves_nothing_any_more_is_refused(
+    core: Core, clock: SetClock, installation: Installation, change: Change | None, outcome: str, code: str | None
+) -> None:
+    await core.realms.challenge("default", CHALLENGE, actor=ME)
+    handed = await core.devices.add("default", "sensor", expires="1d", actor=ME)
+    await admit_by(core, "secret + approval")
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr_of(new_key())) == "pending"
+    row = await only(core)
+    if change is not None:
+        await change(core, clock)
+    await written(core)
+    before = [installation.sql(statement) for statement in KEPT]
+    outlook = (await core.requests.show(row.id)).outlook
+    assert outlook is not None
+    assert (outlook.outcome, outlook.code) == (outcome, code)
+    await written(core)
+    assert [installation.sql(statement) for statement in KEPT] == before, "it is only a rehearsal"
+    if outcome == "refused":
+        with pytest.raises(OperatorError) as caught:
+            await core.requests.approve(row.id, actor=ME)
+        assert caught.value.code == "request_not_grantable"
+        assert (await core.requests.show(row.id)).state == "pending"
+    else:
+        approved = await core.requests.approve(row.id, actor=ME)
+        assert approved.state == "approved"
+        assert approved.outlook is not None
+        assert approved.outlook.warnings, "the secret ends before the approval does, or it is refused today"
+
+
+async def test_the_outlook_is_what_is_then_issued(core: Core) -> None:
+    handed = await core.devices.add("default", "sensor", sans=["DNS:a.example.com"], actor=ME)
+    await admit_by(core, "secret + approval")
+    key = new_key()
+    csr = csr_of(key, "sensor", sans=["b.example.com"])
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr, **SCEP) == "pending"
+    outlook = (await core.requests.show((await only(core)).id)).outlook
+    assert outlook is not None
+    await core.requests.approve((await only(core)).id, actor=ME)
+    assert await poll(core, key) == "issued"
+    [issued] = await core.certificates.list(device="sensor", limit=5)
+    told = (outlook.issuer, outlook.subject, outlook.names, outlook.not_after)
+    assert told == (issued.issuer, issued.subject, issued.names, issued.not_after)
+    assert outlook.dropped == ["SAN DNS:b.example.com"]
+    assert (await core.requests.show((await only(core)).id)).outlook is None, "it is issued"
+
+
+@pytest.mark.parametrize("is_registered", [True, False], ids=["registered", "twin-newcomer"])
+async def test_who_approves_is_told_that_a_registered_name_was_not_proven(by_hand: Core, is_registered: bool) -> None:
+    if is_registered:
+        await by_hand.devices.add("default", "one", actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "one")) == "pending"
+    outlook = (await by_hand.requests.show((await only(by_hand)).id)).outlook
+    assert outlook is not None
+    told = ["one is registered, and nothing proves that it asks: compare the key"]
+    assert outlook.warnings == (told if is_registered else [])
