@@ -148,7 +148,7 @@ class RequestDesk:
         return await self._decide(request_id, "approved", None, actor)
 
     async def reject(self, request_id: str, *, reason: str | None = None, actor: str) -> RequestRow:
-        """Turn a request down, for good: the same key is refused from now on. Raises `OperatorError`."""
+        """Turn a request down: the same key is refused as long as the request is kept. Raises `OperatorError`."""
         return await self._decide(request_id, "rejected", reason, actor)
 
     async def forget_old(self) -> bool:
