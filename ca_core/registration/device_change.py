@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, func, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, select
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.model import DeviceState
 from ca_core.names import parse_san
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Row, Value, Values
-from ca_core.records.schema import certificate, device
+from ca_core.records.schema import certificate, device, device_name
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Unit, diagnosis
 from ca_core.registration.device_facts import check_identity, check_profile
@@ -32,7 +32,8 @@ _FIELDS = {"profile": 3, "serial_number": 5, "manufacturer": 6, "names": 7, "own
 
 _d, _c = device.c, certificate.c
 _before = device.alias("before").c
-_o = device.alias("other").c
+_other = device.alias("other")
+_o, _n = _other.c, device_name.c
 _AS_READ = (
     select(_before.id)
     .where(
@@ -49,7 +50,6 @@ _PROVES_NOTHING = ~(
     .where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("of_id"), _c.superseded_at.is_(None))
     .exists()
 )
-_OTHERS = (_o.realm_id == bindparam("realm_id"), _o.id != bindparam("of_id"), _o.state != "retired")
 _CARRYING = Query(
     select(_c.serial, _c.names)
     .where(
@@ -189,17 +189,21 @@ def _new_values(found: Realm, old: Values, facts: Facts) -> Values:
 
 def _holders(number: int) -> Select[tuple[str]]:
     """Other devices that have the alternative name `number` of a change, in their record or as what they are called."""
-    held = bindparam(f"held_{number}", type_=_d.names.type)
-    return select(_o.name).where(
-        *_OTHERS,
-        # Names are told apart by the quotes of their JSON, in which no name can hold one unescaped.
-        (func.replace(_o.names, held, "") != _o.names)
-        | (func.lower(_o.name) == bindparam(f"called_{number}", type_=_d.name.type)),
+    return (
+        select(_o.name)
+        .select_from(device_name.join(_other, (_o.realm_id == _n.realm_id) & (_o.id == _n.device_id)))
+        .where(
+            _n.realm_id == bindparam("realm_id"),
+            _n.name == bindparam(f"held_{number}"),
+            _n.device_id != bindparam("of_id"),
+            _n.certificate_id.is_(None),
+            _o.state != "retired",
+        )
     )
 
 
 def _held(number: int, san: str) -> Values:
-    return {f"held_{number}": json.dumps(san), f"called_{number}": san.partition(":")[2].lower()}
+    return {f"held_{number}": san}
 
 
 def _is_others(found: Realm, san: str, holder: str) -> OperatorError:
