@@ -229,9 +229,8 @@ async def test_of_many_devices_that_choose_one_name_at_once_one_gets_it(core: Co
 # --- how they are kept ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)  # whose plan tells
 def test_names_are_looked_up_by_the_key_of_their_table(installation: Installation) -> None:
-    if installation.postgres is not None:
-        pytest.skip("told by SQLite's plan alone")
     for room in (1, 4, 128):
         text, constants = names_held._holders(room).text(DIALECT)
         params = dict.fromkeys(("realm_id", "device_id", "issued_at"), 1) | {
@@ -244,11 +243,10 @@ def test_names_are_looked_up_by_the_key_of_their_table(installation: Installatio
         assert "SCAN" not in told, told
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)  # those of both are kept in records/fixtures
 async def test_a_store_of_an_earlier_revision_gets_the_names_that_are_there(
     core: Core, installation: Installation
 ) -> None:
-    if installation.postgres is not None:
-        pytest.skip("the stores of earlier revisions are kept in tests/ca_core/records/fixtures")
     await with_profile(core, **ANY_NAME)
     await core.devices.add("default", "Pump-1", sans=RECORD, actor=ME)
     device = await (await Asker.made(core)).enrolls("One.example.com", "DNS:two.example.com", "IP:10.9.9.9")
