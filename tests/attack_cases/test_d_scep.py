@@ -1,5 +1,6 @@
 """Section D, who may have a certificate by SCEP: over the daemon, each beside its twin. Case 31 by EST as well."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ async def test_case_31_a_way_without_a_challenge_or_without_saying_that_it_is_op
 @pytest.mark.parametrize("ways", [["secret"], ["secret", "challenge"]], ids=["none-configured", "configured"])
 async def test_case_31_nothing_passes_for_the_challenge_of_a_line(core: Core, ways: list[str]) -> None:
     handed = await core.devices.add("default", "sensor", actor=ME)
-    await core.devices.add("default", "other", actor=ME)
+    await core.devices.add("default", "meant", actor=ME)
+    await core.device_import.run("default", io.BytesIO(b"name\nother\n"), "devices.csv", actor=ME)
     await admit_by(core, "secret")
     if "challenge" in ways:
         await core.realms.challenge("default", CHALLENGE, actor=ME)
@@ -137,6 +139,8 @@ async def test_case_31_nothing_passes_for_the_challenge_of_a_line(core: Core, wa
     other = csr_of(new_key(), "other")
     by_challenge = "issued" if "challenge" in ways else "secret_unknown"
     assert await verdict(core, Evidence(secret=CHALLENGE), other) == by_challenge
+    meant = "device_not_expected" if "challenge" in ways else "secret_unknown"
+    assert await verdict(core, Evidence(secret=CHALLENGE), csr_of(new_key(), "meant")) == meant, "it has a secret"
     assert await verdict(core, Evidence(secret=handed.secret)) == "issued", "the twin"
 
 
