@@ -23,6 +23,7 @@ from ca_core.records.unit import Guard, Unit, diagnosis
 from ca_core.registration.device_facts import check_identity, check_profile
 from ca_core.registration.device_list import device_row
 from ca_core.registration.lifecycle import Lifecycle, identity_taken
+from ca_core.registration.names_held import carried_steps, own_name
 from ca_core.registration.realm import SAME_ACTIVE, Realm
 from ca_core.rows import DeviceChange
 
@@ -32,8 +33,8 @@ _FIELDS = {"profile": 3, "serial_number": 5, "manufacturer": 6, "names": 7, "own
 
 _d, _c = device.c, certificate.c
 _before = device.alias("before").c
-_other = device.alias("other")
-_o, _n = _other.c, device_name.c
+_o = device.alias("other").c
+_n = device_name.alias("held").c
 _AS_READ = (
     select(_before.id)
     .where(
@@ -50,6 +51,7 @@ _PROVES_NOTHING = ~(
     .where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("of_id"), _c.superseded_at.is_(None))
     .exists()
 )
+_OTHERS = (_o.realm_id == bindparam("realm_id"), _o.id != bindparam("of_id"), _o.state != "retired")
 _CARRYING = Query(
     select(_c.serial, _c.names)
     .where(
@@ -110,7 +112,8 @@ class DeviceChanges(Lifecycle):
     ) -> bool:
         """Whether it was done; if not, the device is another than was read. Raises `OperatorError`."""
         name, at = row[1], to_ms(self._clock())
-        added = sorted(set(_plain("names", new) or []) - set(_plain("names", old) or []))
+        before, after = set(_plain("names", old) or []), set(_plain("names", new) or [])
+        added = sorted(after - before)
         other_identity = bool({"serial_number", "manufacturer"} & changed.keys()) and old["serial_number"] is not None
         conditions: dict[str, ColumnElement[bool]] = {"realm_version": SAME_ACTIVE, "as_read": _AS_READ}
         if other_identity:
@@ -130,7 +133,9 @@ class DeviceChanges(Lifecycle):
             params |= _held(number, san)
         event = AuditEvent("device.changed", actor, realm=found.name, device=name, details=dict(changed))
         try:
-            await self._store.commit(Unit(Guard(Query(change), params, diagnosis(conditions)), at, (), (event,)))
+            carried = carried_steps(found.id, row[0], sorted(before - after), at)
+            guard = Guard(Query(change), params, diagnosis(conditions))
+            await self._store.commit(Unit(guard, at, tuple(carried), (event,)))
         except ConstraintFailed as exc:
             raise identity_taken(found) from exc
         except ConditionFailed as exc:
@@ -189,21 +194,18 @@ def _new_values(found: Realm, old: Values, facts: Facts) -> Values:
 
 def _holders(number: int) -> Select[tuple[str]]:
     """Other devices that have the alternative name `number` of a change, in their record or as what they are called."""
-    return (
-        select(_o.name)
-        .select_from(device_name.join(_other, (_o.realm_id == _n.realm_id) & (_o.id == _n.device_id)))
-        .where(
-            _n.realm_id == bindparam("realm_id"),
-            _n.name == bindparam(f"held_{number}"),
-            _n.device_id != bindparam("of_id"),
-            _n.certificate_id.is_(None),
-            _o.state != "retired",
-        )
+    names: list[Any] = [bindparam(f"{kind}_{number}", type_=_n.name.type) for kind in ("held", "called")]
+    return select(_o.name).where(
+        *_OTHERS,
+        _n.realm_id == bindparam("realm_id"),
+        _n.name.in_(names),
+        _n.device_id == _o.id,
+        _n.certificate_id.is_(None),
     )
 
 
 def _held(number: int, san: str) -> Values:
-    return {f"held_{number}": san}
+    return {f"held_{number}": san, f"called_{number}": own_name(san.partition(":")[2])}
 
 
 def _is_others(found: Realm, san: str, holder: str) -> OperatorError:

@@ -7,12 +7,13 @@ certificates by the unit that issues.
 
 import functools
 import ipaddress
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from sqlalchemy import ColumnElement, and_, bindparam, exists, not_, select
+from sqlalchemy import ColumnElement, and_, bindparam, exists, func, not_, select
 
 from ca_core.errors import NotAuthorized
 from ca_core.model import DeviceRecord
@@ -23,6 +24,7 @@ from ca_core.records.unit import Step
 from ca_core.registration.realm import Realms
 
 __all__ = [
+    "carried_steps",
     "check_free",
     "check_names",
     "chosen_names",
@@ -30,6 +32,7 @@ __all__ = [
     "held_steps",
     "held_touches",
     "not_held",
+    "own_name",
     "room_for",
 ]
 
@@ -193,6 +196,44 @@ def held_steps(realm_id: int, device_id: int, names: Sequence[str], fingerprint:
         steps.append(Step(forget, of, expect=None))
         steps.append(Step(hold, {**of, "fingerprint": fingerprint}, expect=None))
     return steps
+
+
+_STILL_CARRIED = Query(
+    device_name.insert().from_select(
+        ["realm_id", "name", "device_id", "certificate_id"],
+        select(
+            bindparam("of_realm", type_=_n.realm_id.type),
+            bindparam("of_name", type_=_n.name.type),
+            bindparam("of_device", type_=_n.device_id.type),
+            _c.id,
+        )
+        .where(
+            _c.realm_id == bindparam("of_realm"),
+            _c.device_id == bindparam("of_device"),
+            _c.status != "revoked",
+            _c.superseded_at.is_(None),
+            _c.not_after > bindparam("at"),
+            # Names are told apart by the quotes of their JSON.
+            func.replace(_c.names, bindparam("quoted", type_=_c.names.type), "") != _c.names,
+            ~select(_n.name)
+            .where(
+                _n.realm_id == bindparam("of_realm"),
+                _n.name == bindparam("of_name"),
+                _n.device_id == bindparam("of_device"),
+            )
+            .exists(),
+        )
+        .order_by(_c.id.desc())
+        .limit(1),
+        include_defaults=False,
+    )
+)
+
+
+def carried_steps(realm_id: int, device_id: int, names: Sequence[str], at: int) -> list[Step]:
+    """What keeps names that were taken out of a record as the device's while a certificate of it still carries them."""
+    of: Values = {"of_realm": realm_id, "of_device": device_id, "at": at}
+    return [Step(_STILL_CARRIED, {**of, "of_name": name, "quoted": json.dumps(name)}, expect=None) for name in names]
 
 
 def held_touches(realm_id: int, names: Sequence[str]) -> frozenset[str]:

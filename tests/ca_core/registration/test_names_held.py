@@ -21,6 +21,7 @@ from ca_core.model import Evidence, Operation
 from ca_core.records.opening import upgrade_store
 from ca_core.records.sqlite_writer import DIALECT
 from ca_core.registration import conditions, names_held
+from ca_core.registration.device_change import Facts
 from tests.helpers.admission import admit_by, outcome_of
 from tests.helpers.core import ME, Enrolled, Installation, PrivateKey, SetClock, new_key
 from tests.helpers.core import ask as ask_for
@@ -188,6 +189,23 @@ async def test_a_successor_has_the_names_that_it_took_over(core: Core) -> None:
     assert await new.asks("new") == "issued"
     await with_profile(core, **ANY_NAME)
     assert await (await Asker.made(core)).asks("asker", "DNS:vpn.example.com") == "name_of_other_device"
+
+
+@pytest.mark.parametrize("is_enrolled", [True, False], ids=["carried", "twin-not-carried"])
+async def test_a_name_that_was_taken_out_of_a_record_is_held_while_a_certificate_carries_it(
+    core: Core, is_enrolled: bool
+) -> None:
+    holder = await Asker.made(core, "holder", sans=["DNS:vpn.example.com", "DNS:more.example.com"])
+    if is_enrolled:
+        held = await holder.enrolls("holder")
+    await core.devices.change("default", "holder", Facts(names=["DNS:more.example.com"]), actor=ME)
+    await with_profile(core, **ANY_NAME)
+    asker = await Asker.made(core)
+    outcome = await asker.asks("asker", "DNS:vpn.example.com")
+    assert outcome == ("name_of_other_device" if is_enrolled else "issued")
+    if is_enrolled:
+        await core.certificates.revoke(held.serial, reason="superseded", actor=ME)
+        assert await asker.asks("asker", "DNS:vpn.example.com") == "issued"
 
 
 # --- what the commit repeats ----------------------------------------------------------------------------------------
