@@ -151,14 +151,9 @@ NARROWING: dict[str, ColumnElement[bool]] = {
         select(_a.unproven).where(_a.realm_id == bindparam("realm_id"), _a.day == bindparam("day")).scalar_subquery(), 0
     )
     < bindparam("share"),
-    # What names no single device is no device that has something of its own to show,
+    # What names no single device is no device that has something of its own to show (its identity is in its record),
     "device_without_secret": not_(
         exists().where(_s.realm_id == bindparam("realm_id"), _s.device_id == bindparam("device_id"))
-    ),
-    "device_without_identity": not_(
-        exists().where(
-            _d.realm_id == bindparam("realm_id"), _d.id == bindparam("device_id"), _d.serial_number.is_not(None)
-        )
     ),
     # and gives no device a second identity.
     "device_not_enrolled": not_(

@@ -130,7 +130,6 @@ class Decision:
             (self.ceiling > 0, "below_ceiling"),
             (requester.names_itself and self.share < self.ceiling, "below_share"),
             (requester.names_itself and "secret" in self.realm.proofs, "device_without_secret"),
-            (requester.names_itself and "idevid" in self.realm.proofs, "device_without_identity"),
             (requester.names_itself, "device_not_enrolled"),
         )
         return tuple(name for is_asked, name in asked if is_asked)
