@@ -183,6 +183,11 @@ def test_case_16_debian_s_key_of_any_process_on_any_machine_is_found(machine: st
         assert find_weakness(weak ^ 2) != "key_debian"
 
 
+def test_case_16_debian_s_key_whose_primes_were_long_in_coming_is_found() -> None:
+    """One in a hundred draws so often that the generator writes behind its ring."""
+    assert find_weakness(modulus(debian_key(17, MACHINES["le32"], "empty"))) == "key_debian"
+
+
 def test_shipped_list_is_whole_and_takes_no_other_key_for_one_of_its_own() -> None:
     shipped = debian.read_shipped(2048)
     assert len(shipped) == 32768 * len(MACHINES) * len(RANDOM_FILES)
