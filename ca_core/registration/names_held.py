@@ -45,6 +45,14 @@ _STANDS = _n.certificate_id.is_(None) | exists().where(
     _h.superseded_at.is_(None),
     _h.not_after > bindparam("issued_at"),
 )
+_BY_SERIAL = Query(
+    select(_d.name).where(
+        _d.realm_id == bindparam("realm_id"),
+        _d.manufacturer == bindparam("manufacturer"),
+        _d.serial_number == bindparam("serial_number"),
+        _d.id != bindparam("device_id"),
+    )
+)
 
 
 def own_name(name: str) -> str:
@@ -82,8 +90,10 @@ async def check_names(
 ) -> None:
     """No name beside the record may be a server's or another device's, whatever made it: a template or the request.
 
-    `now` is in milliseconds since 1970. Raises `NotAuthorized`.
+    Nor is a serial number of the subject one by which a trusted manufacturer's device is known here. `now` is in
+    milliseconds since 1970. Raises `NotAuthorized`.
     """
+    await _check_serial_numbers(store, subject, asking, realms)
     chosen = chosen_names(subject, names, asking)
     if not chosen:
         return
@@ -102,6 +112,26 @@ async def check_names(
             "The certificate would have the name of another device.",
             detail=f"{_shown(name)}, of device {whose}",
         )
+
+
+async def _check_serial_numbers(store: Store, subject: x509.Name, asking: DeviceRecord, realms: Realms) -> None:
+    """What is registered later is no fault of a certificate that was there before, so the commit does not repeat it."""
+    numbers = {str(each.value) for each in subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)}
+    numbers.discard(asking.serial_number or "")
+    if not numbers:
+        return
+    realm = next(found for found in (await realms.current()).values() if found.id == asking.realm_id)
+    for number in numbers:
+        for manufacturer in sorted({anchor.name for anchor in realm.anchors.values()}):
+            row = await store.first(
+                _BY_SERIAL, realm_id=realm.id, manufacturer=manufacturer, serial_number=number, device_id=asking.id
+            )
+            if row is not None:  # enforces case 29
+                raise NotAuthorized(
+                    "name_of_other_device",
+                    "The certificate would have the serial number of another device.",
+                    detail=f"{_shown(number)}, of device {row[0]}",
+                )
 
 
 async def check_free(store: Store, realm_id: int, name: str, now: int) -> None:

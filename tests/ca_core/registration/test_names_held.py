@@ -22,6 +22,7 @@ from ca_core.records.opening import upgrade_store
 from ca_core.records.sqlite_writer import DIALECT
 from ca_core.registration import conditions, names_held
 from ca_core.registration.device_change import Facts
+from tests.helpers import factory
 from tests.helpers.admission import admit_by, outcome_of
 from tests.helpers.core import ME, Enrolled, Installation, PrivateKey, SetClock, new_key
 from tests.helpers.core import ask as ask_for
@@ -72,6 +73,22 @@ class Asker:
         key = new_key()
         issued = await ask_for(self.core, self.evidence, request(common_name, *names, key=key))
         return Enrolled(self.name, "", key, issued.certificate, format(issued.serial, "x"))
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome"),
+    [("SN-7", "name_of_other_device"), ("SN-8", "issued"), ("SN-9", "issued")],
+    ids=["another-device-s", "nobody-s", "its-own"],
+)
+async def test_case_29_a_subject_has_no_serial_number_of_another_device(core: Core, number: str, outcome: str) -> None:
+    await core.trust.add("default", factory.root().pem, name="acme", actor=ME)
+    await core.devices.add("default", "pump", serial_number="SN-7", manufacturer="acme", actor=ME)
+    asker = await Asker.made(core, serial_number="SN-9", manufacturer="acme")
+    await with_profile(core, subject={"CN": "{device.name}", "serialNumber": "{csr:*}"})
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, "asker"), x509.NameAttribute(NameOID.SERIAL_NUMBER, number)]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(subject))
+    csr = ParsedCsr.parse(builder.sign(new_key(), hashes.SHA256()).public_bytes(Encoding.DER))
+    assert await outcome_of(core, asker.evidence, csr) == outcome
 
 
 RECORD = ("DNS:vpn.example.com", "IP:10.1.2.3", "IP:fd00::7", "URI:https://example.com/Pump-7")
