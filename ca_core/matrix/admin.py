@@ -1,12 +1,11 @@
 """What an operator does in one realm reaches nothing of another, whatever name, serial or id he gives."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ca_core.errors import OperatorError
 from ca_core.matrix.cells import ADMIN_OPERATIONS, Cell, Kind, Relation, Report, Wire
 from ca_core.matrix.credentials import Credentials
-from ca_core.matrix.door import Shown
 from ca_core.matrix.ground import ACTOR, Place
 
 __all__ = ["Operator"]
@@ -25,6 +24,7 @@ class _Target:
 
     id: str
     name: str
+    number: str
     certificate: str
 
 
@@ -40,15 +40,15 @@ class Operator:
         """Every act of an operator against each of `aways`, and then at home."""
         if relation not in _MEANINGFUL and not thorough:
             return
-        name, serial = self._made.new_name()
-        first = await self._made.first(home, name, serial, self._made.new_key(), _ENROLL)
+        name, serial = self._made.new_name(home, "est")
+        first = await self._made.first(home, name, serial, self._made.new_key(home, "est"), _ENROLL)
         if first is None or first.certificate is None:
             self._report.skip(
                 "no device of it could be made for an operator to act on", home=home.name, kind=Kind.ADMIN
             )
             return
         [row] = await self._core.certificates.list(realm=home.name, device=name, limit=2)
-        target = _Target((await self._core.devices.show(home.name, name)).id, name, row.serial)
+        target = _Target((await self._core.devices.show(home.name, name)).id, name, serial, row.serial)
         secret = (await self._core.devices.secret(home.name, name, actor=ACTOR)).secret
         cells: set[Cell] = set()
         for away in aways:
@@ -116,8 +116,8 @@ class Operator:
         """Both realms are asked for one name and key, and one of the two requests is decided; None where none waits."""
         if not all(place.realm.bare_way is not None and place.realm.bare_way.approval for place in (home, away)):
             return None
-        name, _ = self._made.new_name()
-        shown = Shown(name, self._made.new_key())
+        name, serial = self._made.new_name(home, "est")
+        shown = self._made.shown(home, "est", name, serial, self._made.new_key(home, "est"))
         for place in (home, away):
             await self._made.door.ask(place.name, shown, _ENROLL)
         await self._made.approve(home, shown)
@@ -128,7 +128,8 @@ class Operator:
         """The twin: the same acts, in the realm that the device is of, whose secret is still good until then."""
         core, name = self._core, target.name
         if any(way.proofs == {"secret"} and not way.approval for way in home.realm.ways):
-            used = await self._made.door.ask(home.name, Shown(name, self._made.new_key(), secret=secret), _ENROLL)
+            asking = self._made.shown(home, "est", name, target.number, self._made.new_key(home, "est"))
+            used = await self._made.door.ask(home.name, replace(asking, secret=secret), _ENROLL)
             if used.code != "issued":
                 return used.code
         try:

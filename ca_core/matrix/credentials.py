@@ -7,18 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca_core.matrix.cells import Kind, Relation, Wire
-from ca_core.matrix.door import Door, Outcome, Shown
+from ca_core.matrix.door import Door, Outcome, Shown, protocol_of
 from ca_core.matrix.ground import ACTOR, Ground, Place
 from ca_core.matrix.manufacturer import Authority, DeviceKey, cross_signed, is_issued_by, make_idevid
 from ca_core.registration.admission.ways import Way
+from ca_core.registration.sample import asked_name, sample_names, sample_subject
 
 __all__ = ["Credentials", "Factory", "factory_for", "way_for"]
 
 _PROOFS = {Kind.SECRET: "secret", Kind.IDEVID: "idevid", Kind.CHALLENGE: "challenge"}
+_CURVES = {"p-256": ec.SECP256R1(), "p-384": ec.SECP384R1(), "p-521": ec.SECP521R1()}
 _PAGE = 500
 
 
@@ -93,31 +95,54 @@ class Credentials:
         self,
         ground: Ground,
         door: Door,
-        new_key: Callable[[], DeviceKey] = lambda: ec.generate_private_key(ec.SECP256R1()),
+        new_key: Callable[[], DeviceKey] | None = None,
     ) -> None:
         self.ground = ground
         self.door = door
-        self.new_key = new_key
+        self._new_key = new_key
         self._core = ground.core
         self._numbers = itertools.count(1)
         self._mark = secrets.token_hex(4)  # a ground may be played on more than once
         self._decided = self._settled = 0
 
-    def new_name(self) -> tuple[str, str]:
-        """A device's name and serial number that nobody had before.
+    def new_key(self, place: Place, protocol: str) -> DeviceKey:
+        """A key of a kind that the realm's profile for that protocol takes."""
+        if self._new_key is not None:
+            return self._new_key()
+        kinds = place.profile(protocol).keys
+        for kind, curve in _CURVES.items():
+            if kind in kinds:
+                return ec.generate_private_key(curve)
+        sizes = [int(kind.removeprefix("rsa-")) for kind in kinds if kind.startswith("rsa-")]
+        if "rsa" in kinds or sizes:
+            return rsa.generate_private_key(65537, 2048 if "rsa" in kinds else min(sizes))
+        return ec.generate_private_key(ec.SECP256R1())  # which is refused, and that is told
 
-        They are the same: a device that registers itself is called by its serial number.
+    def new_name(self, place: Place, protocol: str) -> tuple[str, str]:
+        """A device's name and serial number that nobody had before, and its profile takes.
+
+        Mostly they are the same: a device that registers itself is called by its serial number.
         """
-        name = f"MX-{self._mark}-{next(self._numbers)}"
-        return name, name
+        number = f"MX-{self._mark}-{next(self._numbers)}"
+        asked = asked_name(place.profile(protocol), number.lower())
+        return asked or number, number
+
+    def shown(self, place: Place, protocol: str, name: str, serial: str, key: DeviceKey) -> Shown:
+        """A request for what the realm's profile takes from requests."""
+        profile, fill = place.profile(protocol), serial.lower()
+        counted = int(serial.rpartition("-")[2])
+        return Shown(name, key, subject=sample_subject(profile, fill, name), names=sample_names(profile, fill, counted))
 
     async def register(self, place: Place, name: str, serial: str | None = None, anchor: str | None = None) -> str:
-        """Register a device; returns its secret."""
+        """Register a device, with what a certificate of the realm wants to know of it; returns its secret."""
+        if anchor is None and place.wants_serial_number:
+            anchor, serial = next(iter(place.anchors), None), serial or name
         handed = await self._core.devices.add(
             place.name,
             name,
             serial_number=serial if anchor is not None else None,
             manufacturer=anchor,
+            owner=ACTOR,
             expires="1d",
             actor=ACTOR,
         )
@@ -127,28 +152,33 @@ class Credentials:
         """Register a device that has nothing of its own to show: one that has is not admitted by less."""
         await self._core.device_import.run(place.name, io.BytesIO(f"name\n{name}\n".encode()), "matrix", actor=ACTOR)
 
-    async def make(
-        self, place: Place, way: Way, name: str, serial: str, key: DeviceKey, factory: Factory | None
-    ) -> Shown:
+    async def make(self, place: Place, way: Way, shown: Shown, serial: str, factory: Factory | None) -> Shown:
         """All that a way takes, for a device that is registered unless it proves nothing."""
         secret: str | None = None
         if way.proofs == {"challenge"}:
-            await self.register_bare(place, name)
+            await self.register_bare(place, shown.device)
         elif not way.proofs <= {"open"}:
-            secret = await self.register(place, name, serial, factory.trusted_as if factory else None)
-        shown = Shown(name, key)
+            secret = await self.register(place, shown.device, serial, factory.trusted_as if factory else None)
         if "idevid" in way.proofs and factory is not None:
-            leaf = make_idevid(factory.authority, serial, key, self.ground.now).public_bytes(Encoding.DER)
-            shown = replace(shown, chain=(leaf, *factory.above), chain_key=key)
+            leaf = make_idevid(factory.authority, serial, shown.key, self.ground.now).public_bytes(Encoding.DER)
+            shown = replace(shown, chain=(leaf, *factory.above), chain_key=shown.key)
         if "secret" in way.proofs:
             return replace(shown, secret=secret)
         return replace(shown, secret=place.challenge) if "challenge" in way.proofs else shown
 
-    async def own(self, place: Place, shown: Shown, certificate: bytes) -> Shown:
+    async def own(self, place: Place, protocol: str, shown: Shown, certificate: bytes) -> Shown:
         """The certificate that a device has got, shown for another key, with the CA's above it."""
         issuer = place.issuer_of(certificate)
         above = () if issuer is None else (issuer.public_bytes(Encoding.DER),)
-        return Shown(shown.device, self.new_key(), (certificate, *above), shown.key)
+        got = x509.load_der_x509_certificate(certificate)
+        # "The request Subject field and SubjectAltName extension MUST be identical to the corresponding fields in the
+        # certificate being renewed/rekeyed." -- RFC 7030 4.2.2
+        try:
+            names = got.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            names = None
+        key = self.new_key(place, protocol)
+        return Shown(shown.device, key, (certificate, *above), shown.key, subject=got.subject, names=names)
 
     async def crossed(self, home: Place, away: Place, shown: Shown, factory: Factory | None) -> Shown:
         """The same credential, under a CA that something of the other realm has signed as well."""
@@ -170,7 +200,9 @@ class Credentials:
             return None
         anchors = {n: anchor for n, anchor in place.anchors.items() if anchor.key is not None}
         factory = next((Factory(n, anchor) for n, anchor in anchors.items()), None) if "idevid" in way.proofs else None
-        shown = await self.make(place, way, name, serial, key, factory)
+        shown = await self.make(
+            place, way, self.shown(place, protocol_of(operation), name, serial, key), serial, factory
+        )
         return await self.granted(place, shown, operation)
 
     async def granted(self, place: Place, shown: Shown, operation: Wire) -> Outcome:

@@ -32,7 +32,8 @@ _OPERATIONS = {
 class Shown:
     """Who asks for a certificate of `key` in the name `device`, and what it shows.
 
-    `chain` is DER, leaf first, and `chain_key` the leaf's; `secret` is a one-time secret or a challenge.
+    `chain` is DER, leaf first, and `chain_key` the leaf's; `secret` is a one-time secret or a challenge. `subject` and
+    `names` are what its request asks for; without them, the device's name alone.
     """
 
     device: str
@@ -40,6 +41,8 @@ class Shown:
     chain: tuple[bytes, ...] = field(default=(), repr=False)
     chain_key: DeviceKey | None = field(default=None, repr=False)
     secret: str | None = field(default=None, repr=False)
+    subject: x509.Name | None = field(default=None, repr=False)
+    names: x509.SubjectAlternativeName | None = field(default=None, repr=False)
 
     @property
     def signer(self) -> DeviceKey:
@@ -48,8 +51,10 @@ class Shown:
 
     def csr(self) -> bytes:
         """The PKCS#10 request, DER."""
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.device)])
-        builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+        named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.device)])
+        builder = x509.CertificateSigningRequestBuilder().subject_name(named if self.subject is None else self.subject)
+        if self.names is not None:
+            builder = builder.add_extension(self.names, critical=False)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
     def transaction(self, operation: Wire) -> str:

@@ -22,6 +22,7 @@ from ca_core.matrix.manufacturer import Authority, Manufacturers, is_issued_by
 from ca_core.names import DEFAULT_REALM
 from ca_core.registration.admission.challenge import hash_challenge, new_challenge
 from ca_core.registration.document import RealmDocument
+from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
 
 __all__ = ["ACTOR", "Ground", "Place", "Policy", "read_policy"]
@@ -70,6 +71,19 @@ class Place:
     def name(self) -> str:
         """The realm's name."""
         return self.realm.name
+
+    def profile(self, protocol: str) -> ProfileDocument:
+        """The profile by which it answers a request of that protocol that names none."""
+        document = self.realm.document
+        name = document.scep.profile if protocol == "scep" and document.speaks_scep else document.est.profile
+        return document.profiles[name]
+
+    @property
+    def wants_serial_number(self) -> bool:
+        """Whether its certificates say what only a device with a factory identity has."""
+        profiles = self.realm.document.profiles.values()
+        texts = (str((profile.subject, profile.names)) for profile in profiles)
+        return any("{device.serial_number" in text or "{device.manufacturer" in text for text in texts)
 
     @property
     def trusted(self) -> list[x509.Certificate]:

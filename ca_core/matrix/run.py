@@ -90,4 +90,5 @@ def _say_gaps(place: Place, report: Report) -> None:
     if not place.realm.document.speaks_scep:
         report.skip("it does not speak SCEP", home=place.name)
     if "idevid" in place.realm.proofs and way_for(place, Kind.IDEVID) is None:
-        report.skip("it trusts no manufacturer, so no factory identity was shown", home=place.name, kind=Kind.IDEVID)
+        whom = "no manufacturer" if not place.anchors else "no manufacturer but CAs of realms here"
+        report.skip(f"it trusts {whom}, so no factory identity was shown", home=place.name, kind=Kind.IDEVID)

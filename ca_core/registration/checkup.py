@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca_core.authority.crl import Crls
 from ca_core.authority.issuance import Issuance
@@ -79,6 +80,7 @@ class Checkup:
         findings += await self._check_hosts({f"DNS:{name.lower().removesuffix('.')}" for name in names} | own)
         findings += await self._check_profiles(now)
         findings += await self._check_admission()
+        findings += await self._check_anchors()
         if demo and not names:
             findings.append(
                 _finding(
@@ -210,6 +212,25 @@ class Checkup:
                 remedy = "hand out secrets ('device secret'), or add 'approval' or 'webhook' to the way"
                 findings.append(_finding("warning", "realm_challenge", text, remedy))
         return findings
+
+    async def _check_anchors(self) -> list[Finding]:
+        """A CA of a realm here that another takes for a manufacturer's: what the one issues opens the other."""
+        own = {issuer.der: issuer for issuer in await self._issuers.all()}
+        realms = (await self._realms.current()).values()
+        names = {found.id: found.name for found in realms}
+        return [
+            _finding(
+                "warning",
+                "trust_own_ca",
+                f"realm {found.name} takes certificates under {own[der].name}, a CA of realm"
+                f" {names[own[der].realm_id]}, for factory identities",
+                f"'enrolld trust remove --realm {found.name}', unless those are its factory",
+            )
+            for found in realms
+            if found.state == "active"
+            for der in (anchor.public_bytes(Encoding.DER) for anchor in found.anchor_certificates)
+            if der in own
+        ]
 
     async def _check_hosts(self, own: set[str]) -> list[Finding]:
         taken = [

@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca_core.authority.plan import general_name
 from ca_core.authority.trial import TrialCa
 from ca_core.csr import ParsedCsr
 from ca_core.errors import Refusal
@@ -29,7 +28,7 @@ from ca_core.registration.examined import Applicant
 from ca_core.registration.profile import make_plan
 from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
-from ca_core.registration.template import NameTemplate
+from ca_core.registration.sample import sample_names, sample_subject
 from ca_core.rows import LintFinding
 
 __all__ = ["can_lint", "lint", "lint_certificate", "sample_certificates"]
@@ -155,27 +154,12 @@ def _sample_device(document: RealmDocument, profile: str) -> DeviceRecord:
 
 
 def _sample_csr(profile: ProfileDocument, key: _Key) -> bytes:
-    """It asks for what the profile takes from requests, and nothing else."""
-    subject = [
-        attribute.of(template.asked.pattern.replace("*", "x"))
-        for attribute, template in profile.rules.subject
-        if template.asked is not None
-    ]
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(subject))
-    names = [name for template in profile.rules.names if template.is_asked for name in [_sample_name(template)]]
-    if names:
-        alternative = x509.SubjectAlternativeName([general_name(name) for name in names])
-        builder = builder.add_extension(alternative, critical=False)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(sample_subject(profile, "x"))
+    names = sample_names(profile, "x")
+    if names is not None:
+        builder = builder.add_extension(names, critical=False)
     digest = hashes.SHA256() if isinstance(key, _Hashing) else None  # the others have their own
     return builder.sign(key, digest).public_bytes(Encoding.DER)
-
-
-def _sample_name(template: NameTemplate) -> str:
-    pattern = template.value.asked.pattern if template.value.asked else "*"
-    if template.network is not None:
-        return f"IP:{template.network.network_address}"
-    plain = {"DNS": "x.example.com", "IP": "192.0.2.1", "URI": "urn:example:x", "email": "x@example.com"}
-    return f"{template.kind}:{plain[template.kind] if pattern == '*' else pattern.replace('*', 'x')}"
 
 
 _SAMPLE_KEYS: dict[str, Callable[[], _Key]] = {

@@ -114,11 +114,13 @@ def test_one_realm_alone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda value: value.name)
 def test_whoever_ends_it_leaves_nothing_behind(installation: Installation, folder: Path, number: int) -> None:
     prepare(installation)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup, it would be ignored
     process = subprocess.Popen(
         [ENROLLD, "--dir", str(installation.directory), "check", "--matrix"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
+    signal.signal(signal.SIGHUP, before)
     end = time.monotonic() + 60
     while not (made := list(folder.glob("enrolld-matrix-*/matrix.db"))):
         assert process.poll() is None

@@ -32,8 +32,10 @@ from ca_core.matrix.run import chosen_pairs
 from ca_core.registration import request, requester
 from ca_core.registration.admission import challenge, own_certificate, secret
 from ca_core.registration.certificates import Certificates
+from ca_core.registration.document import RealmDocument
 from ca_core.registration.pending import Pendings
 from ca_core.registration.poll import poll_transaction
+from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
 from ca_core.registration.registry import Devices
 from tests.helpers.core import ME, Installation, enrolled
@@ -179,6 +181,58 @@ async def test_a_realm_that_trusts_the_other_s_ca_still_takes_none_of_its_certif
         and cell.relation is not Relation.CROSS_SIGNED
     }
     assert {code for cell in own for code in report.answers[cell]} == {"idevid_without_serial"}
+
+
+async def test_a_realm_whose_factory_another_realm_is_is_found(opened: Core) -> None:
+    """Any device of it is welcome, and its certificates have a serial number: then they are factory identities."""
+    made = document("default", ("secret",))
+    numbered = {**made.profiles["device"].subject, "serialNumber": "{device.name}"}
+    profile = msgspec.structs.replace(made.profiles["device"], subject=numbered)
+    home = msgspec.structs.replace(made, profiles={**made.profiles, "device": profile})
+    await opened.realms.replace(await opened.realms.get("default"), home, "realm.applied", {}, ME)
+    other = document("other", ("idevid",), idevid="trusted")
+    await opened.realms.replace(await opened.realms.get("other"), other, "realm.applied", {}, ME)
+    policies = await read_policy(opened)
+    report = await play(opened, policies, protocols=("est",))
+    assert [f for f in report.failures if f.credential == "own_certificate"] == [], "the twin"
+    assert "trust_own_ca" not in {finding.code for finding in await opened.check()}
+    root = x509.load_der_x509_certificate((await opened.issuers.export("default"))[0])
+    await opened.trust.add("other", root.public_bytes(Encoding.PEM), name="the realm default", actor=ME)
+    assert "trust_own_ca" in {finding.code for finding in await opened.check()}
+    report = await play(opened, await read_policy(opened), protocols=("est",))
+    found = {(f.home, f.operation, f.got) for f in report.failures if f.credential == "own_certificate"}
+    assert ("default", "simpleenroll", "issued") in found
+
+
+def with_profile(name: str, **profile: Any) -> RealmDocument:
+    made = document(name, ("secret",))
+    return msgspec.structs.replace(made, profiles={**made.profiles, "device": ProfileDocument(**profile)})
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        pytest.param({"subject": {"CN": "{device.name}", "O": "Acme"}}, id="fixed"),
+        pytest.param({"subject": {"CN": "{csr:cam-*}"}}, id="asked-name"),
+        pytest.param({"names": ("{csr:DNS:*.cams.example.com}", "{csr:IP:10.0.0.0/8}")}, id="asked-names"),
+        pytest.param({"names": ("DNS:{device.name}.example.com",), "others": "refuse"}, id="made-names"),
+        pytest.param(
+            {"subject": {"CN": "{device.name}", "serialNumber": "{device.serial_number}"}}, id="serial-number"
+        ),
+        pytest.param({"subject": {"CN": "{device.name}", "OU": "{device.owner}"}}, id="owner"),
+        pytest.param({"keys": ("rsa",), "issuer": "rsa"}, id="rsa"),
+        pytest.param({"keys": ("p-384",), "rekey": "required"}, id="p-384"),
+    ],
+)
+async def test_whatever_its_certificates_say_a_realm_s_credentials_work_in_it_and_in_no_other(
+    opened: Core, profile: dict[str, Any]
+) -> None:
+    both = Policy((with_profile("default", **profile), with_profile("other", **profile)))
+    report = await play(opened, both, protocols=("est",))
+    assert report.failures == []
+    assert report.skipped == []
+    own = {cell.operation for cell in report.cells if cell.credential is Kind.OWN_CERTIFICATE}
+    assert own == {"simpleenroll", "simplereenroll"}
 
 
 async def test_what_an_open_realm_lets_in_is_said_and_not_counted(opened: Core) -> None:
