@@ -209,6 +209,7 @@ CODES: dict[str, str] = {
     "'refusals_per_source' under [limits], or list it as trusted.",
     "overloaded": "More requests came than this node serves; they were told to come again. Add workers or a node.",
     # --- what it asks for ----------------------------------------------------------------------------------------
+    "realm_retired": "The realm is retired; 'enrolld realm resume REALM' lets it serve again.",
     "realm_unknown": "No such realm or profile; the label in the URL is REALM or REALM.PROFILE.",
     "realm_not_here": "This host serves one realm only; use that realm's label, or the shared host.",
     "operation_unknown": "No such operation; cacerts, csrattrs, simpleenroll and simplereenroll are served.",

@@ -195,7 +195,8 @@ class Crls:
     async def is_ahead(self, issuer: Issuer) -> bool:
         """Whether the newest CRL is dated later than now, by more than clocks may differ."""
         newest = await self.latest(issuer)
-        return newest is not None and newest.this_update > self._clock() + dt.timedelta(seconds=CLOCK_LEEWAY)
+        now = max(self._clock(), issuer.certificate.not_valid_before_utc)  # as `publish` would date it
+        return newest is not None and newest.this_update > now + dt.timedelta(seconds=CLOCK_LEEWAY)
 
     async def covers(self, issuer_id: int, sequence: int) -> bool:
         """Whether a published CRL holds the issuer's revocation number `sequence`."""
@@ -205,7 +206,8 @@ class Crls:
     async def publish(self, issuer: Issuer, *, actor: str, redate: bool = False) -> Crl:
         """Sign and store the next CRL. Returns the newest one when another node was faster.
 
-        With `redate` its thisUpdate is now, also when that goes back: the newest was made by a clock in the future.
+        With `redate` its thisUpdate is now, also when that goes back: the newest was made by a clock in the future. It
+        is never before the issuer's notBefore.
         Raises `Unavailable`, `SealingFailed`.
         """
         for _ in range(8):
@@ -215,6 +217,8 @@ class Crls:
             now = self._clock().replace(microsecond=0)
             # A clock set back never makes a CRL that looks older than the one before it.
             this_update = max(now, newest.this_update) if newest and not redate else now  # enforces case 61
+            # None is older than its issuer, not even one of a clock that stands before that.
+            this_update = max(this_update, issuer.certificate.not_valid_before_utc)
             # Counted from the last CRL: while none was made, nothing is forgotten.
             since = to_ms(min(now, newest.this_update) - _KEEP_EXPIRED) if newest else 0
             rows = await self._store.fetch_aside(_ENTRIES, issuer_id=issuer.id, since=since)

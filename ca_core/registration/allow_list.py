@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 from ca_core.errors import OperatorError
-from ca_core.names import parse_device_name, parse_san
-from ca_core.registration.device_facts import check_identity, check_profile, secret_expiry
+from ca_core.names import parse_device_name
+from ca_core.registration.device_facts import check_identity, check_owner, check_profile, parse_sans, secret_expiry
 from ca_core.registration.realm import Realm
 from ca_core.rows import ImportFault
 
@@ -30,7 +30,6 @@ MOST_RECORDS = 100_000
 LONGEST_LINE = 16 << 10
 LONGEST_RECORD = 16
 """Lines; a quote that nobody closed would take in the rest of the file."""
-LONGEST_OWNER = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +200,8 @@ def judge(found: Realm, record: Record, now: dt.datetime) -> Entry | list[Import
     is_number = serial_number is not None and serial_number.isprintable() and len(serial_number) <= 64
     identity = "manufacturer" if is_number else "serial_number"
     manufacturer = tried(identity, lambda: check_identity(found, serial_number, cells.get("manufacturer")))
-    names = tried("san", lambda: sorted({parse_san(san) for san in cells.get("san", "").replace(";", " ").split()}))
-    owner = tried("owner", lambda: _owner(cells.get("owner")))
+    names = tried("san", lambda: parse_sans(cells.get("san", "").replace(";", " ").split()))
+    owner = tried("owner", lambda: check_owner(cells.get("owner")))
     expires = tried("expires", lambda: secret_expiry(found, cells.get("expires"), now))
     if faults or name is None or names is None or expires is None:
         return faults
@@ -213,12 +212,6 @@ def _name(text: str | None) -> str:
     if text is None:
         raise OperatorError("name_missing", "the device has no name", "give it one")
     return parse_device_name(text)
-
-
-def _owner(text: str | None) -> str | None:
-    if text is not None and len(text) > LONGEST_OWNER:
-        raise OperatorError("owner_invalid", f"it is longer than {LONGEST_OWNER} characters", "say it shorter")
-    return text
 
 
 def _header_faults(line: int, cells: list[str]) -> Iterator[ImportFault]:

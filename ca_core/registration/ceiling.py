@@ -51,7 +51,7 @@ def share_of_unproven(realm: Realm, most: int, *, waiting: bool = False) -> int:
 
 async def check_ceiling(store: Store, realm: Realm, now: dt.datetime, *, is_unproven: bool) -> None:
     """Raise `TooMany` when the realm has given as many first certificates today as it may, or as strangers may have."""
-    ceiling = realm.document.admission.ceiling
+    ceiling = realm.document.admission.bounded("ceiling")
     if not ceiling:
         return
     total, unproven = await store.first(_TOTAL, of_realm=realm.id, of_day=day_of(now)) or (0, 0)

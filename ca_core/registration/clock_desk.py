@@ -5,6 +5,7 @@ issued (`moment`). An operator who knows what time it is accepts that time went 
 written since tells how late it is. Nothing that was written changes.
 """
 
+from cryptography import x509
 from sqlalchemy import func, select
 from sqlalchemy.sql import bindparam
 
@@ -12,7 +13,7 @@ from ca_core.errors import ConditionFailed, OperatorError
 from ca_core.model import Clock
 from ca_core.records.audit import CLOCK_ACCEPTED, AuditEvent
 from ca_core.records.query import Query, Values
-from ca_core.records.schema import audit, audit_head, certificate, clock_step, crl, device_secret, issuer
+from ca_core.records.schema import audit, audit_head, certificate, clock_step, crl, device_secret, issuer, realm_version
 from ca_core.records.store import CLOCK_LEEWAY, Store
 from ca_core.records.times import from_ms, rfc3339, to_ms
 from ca_core.records.unit import Guard, Unit, guarded_insert
@@ -38,12 +39,13 @@ _SECRETS = Query(
     .where(_s.created_at > bindparam("at"), _s.spent_at.is_(None), _s.voided_at.is_(None))
 )
 _CRLS = Query(
-    select(_i.name)
+    select(_i.name, _i.der, _k.this_update_at)
     .select_from(issuer.join(crl, _k.issuer_id == _i.id))
     .where(_k.this_update_at > bindparam("at"))
-    .distinct()
     .order_by(_i.name)
 )
+_OLDEST = Query(select(func.min(_a.at), select(func.min(realm_version.c.created_at)).scalar_subquery()))
+_ISSUERS = Query(select(_i.der))
 _ACCEPT, _ACCEPT_WHY = guarded_insert(
     clock_step,
     {"newest_event": NEWEST_EVENT.scalar_subquery() == bindparam("judged", type_=_a.at.type)},
@@ -76,14 +78,15 @@ class ClockDesk:
             events=future[2],
             certificates=await self._first(_CERTIFICATES, at=later) or 0,
             secrets=await self._first(_SECRETS, at=later) or 0,
-            crls=[row[0] for row in await self._store.fetch(_CRLS, at=later)],
+            crls=await self._crls_ahead(later),
             accepted=ClockStep(at=rfc3339(from_ms(step[0])), back_from=rfc3339(from_ms(step[1]))) if step else None,
         )
 
     async def accept(self, *, reason: str, actor: str) -> ClockState:
         """Accept that this machine's clock is right, and that what is dated later was written by a wrong one.
 
-        Raises `OperatorError` when the clock is not behind, or the database disagrees with it.
+        Raises `OperatorError` when the clock is not behind, when the database disagrees with it, or when it stands
+        before the store was made.
         """
         if not reason.strip():
             raise OperatorError("reason_missing", "there is no reason", "say why the clock stood in the future")
@@ -98,6 +101,7 @@ class ClockDesk:
                     "this machine's clock does not stand before the store's newest event",
                     "there is nothing to accept; 'enrolld check' tells why nothing is issued, if so",
                 )
+            await self._refuse_before_the_beginning(at)
             first, newest, _ = await self._store.first(_FUTURE, at=at + LEEWAY_MS) or (None, None, 0)
             row: Values = {
                 "accepted_at": at,
@@ -143,9 +147,35 @@ class ClockDesk:
                 "set both clocks first: which of them is right, enrolld can't know",
             )
 
+    async def _crls_ahead(self, later: int) -> list[str]:
+        """The issuers of CRLs dated later that can be dated back: none is older than its issuer."""
+        rows = await self._store.fetch(_CRLS, at=later)
+        ahead = [name for name, der, at in rows if at > _made_at(der) + LEEWAY_MS]
+        return list(dict.fromkeys(ahead))
+
+    async def _refuse_before_the_beginning(self, at: int) -> None:
+        """Of each kind of record the oldest: a later one may be the wrong clock's."""
+        oldest = [moment for moment in await self._store.first(_OLDEST) or () if moment is not None]
+        certificates = [_made_at(row[0]) for row in await self._store.fetch(_ISSUERS)]
+        oldest += [min(certificates)] if certificates else []
+        beginning = max(oldest, default=at)
+        if at + LEEWAY_MS < beginning:
+            raise OperatorError(
+                "clock_too_early",
+                f"this machine's clock stands at {rfc3339(from_ms(at))}, and this CA was made at"
+                f" {rfc3339(from_ms(beginning))}",
+                "set this machine's clock; if it is right, the CA was made by a wrong one, and is valid nowhere yet:"
+                " make a new one in another directory",
+            )
+
     async def _first(self, query: Query, **params: int) -> int | None:
         row = await self._store.first(query, **params)
         return row[0] if row is not None else None
+
+
+def _made_at(der: bytes) -> int:
+    """A CA certificate's notBefore, in milliseconds since 1970."""
+    return to_ms(x509.load_der_x509_certificate(der).not_valid_before_utc)
 
 
 def _told(row: Values, reason: str) -> dict[str, object]:

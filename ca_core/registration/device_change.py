@@ -14,13 +14,12 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, select
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.model import DeviceState
-from ca_core.names import parse_san
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Row, Value, Values
 from ca_core.records.schema import certificate, device, device_name
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Unit, diagnosis
-from ca_core.registration.device_facts import check_identity, check_profile
+from ca_core.registration.device_facts import check_identity, check_owner, check_profile, parse_sans
 from ca_core.registration.device_list import device_row
 from ca_core.registration.lifecycle import Lifecycle, identity_taken
 from ca_core.registration.names_held import carried_steps, own_name
@@ -149,9 +148,10 @@ class DeviceChanges(Lifecycle):
         if "proves_nothing" in failed.conditions:
             raise OperatorError(
                 "identity_proven",
-                f"{name} has certificates that it got as the board with serial number {ascii(row[5])[1:-1]}",
-                f"'enrolld device replace {name} --serial-number S' lets it go on with another board, and ends what"
-                " proved it before",
+                f"{name} has certificates that prove it, and {ascii(row[5])[1:-1]} is the serial number of the board"
+                " that holds them",
+                f"'enrolld device replace {name} --serial-number S' gives it another, also where this one was a slip;"
+                " it ends what proved the device before",
             ) from failed
         if "realm_version" in failed.conditions:
             raise OperatorError(
@@ -179,9 +179,9 @@ def _new_values(found: Realm, old: Values, facts: Facts) -> Values:
         check_profile(found, facts.profile or None)
         new["profile"] = facts.profile or None
     if facts.owner is not None:
-        new["owner"] = facts.owner or None
+        new["owner"] = check_owner(facts.owner or None)
     if facts.names is not None:
-        new["names"] = json.dumps(sorted({parse_san(san) for san in facts.names}))
+        new["names"] = json.dumps(parse_sans(facts.names))
     if facts.serial_number == "" and facts.manufacturer in (None, ""):
         new["serial_number"] = new["manufacturer"] = None
     elif facts.serial_number is not None or facts.manufacturer is not None:

@@ -1,12 +1,18 @@
 """What may be said of a device when it is registered, one by one or by a list, and the row of its secret."""
 
 import datetime as dt
+from collections.abc import Iterable
 
 from ca_core.errors import OperatorError
-from ca_core.names import parse_duration, parse_moment
+from ca_core.names import parse_duration, parse_moment, parse_san
 from ca_core.records.query import Values
 from ca_core.records.times import to_ms
 from ca_core.registration.realm import Realm
+
+LONGEST_OWNER = 256
+"""In characters."""
+MOST_SANS = 100
+"""The most alternative names of a device's record."""
 
 
 def check_profile(found: Realm, profile: str | None) -> None:
@@ -15,6 +21,25 @@ def check_profile(found: Realm, profile: str | None) -> None:
         known = ", ".join(found.document.profiles)
         shown = ascii(profile[:40])[1:-1]
         raise OperatorError("profile_unknown", f"realm {found.name} has no profile '{shown}'", f"there are: {known}")
+
+
+def check_owner(owner: str | None) -> str | None:
+    """Who answers for a device; None for nobody. Raises `OperatorError`."""
+    if owner is not None and len(owner) > LONGEST_OWNER:
+        raise OperatorError("owner_invalid", f"the owner is longer than {LONGEST_OWNER} characters", "say it shorter")
+    if owner is not None and not owner.isprintable():
+        raise OperatorError("owner_invalid", "the owner holds characters that can't be shown", "leave them out")
+    return owner
+
+
+def parse_sans(sans: Iterable[str]) -> list[str]:
+    """The alternative names of a record, canonical, sorted, each once. Raises `OperatorError`."""
+    names = sorted({parse_san(san) for san in sans})
+    if len(names) > MOST_SANS:
+        raise OperatorError(
+            "too_many_names", f"{len(names)} names, and a device has up to {MOST_SANS}", "leave some of them out"
+        )
+    return names
 
 
 def check_identity(found: Realm, serial_number: str | None, manufacturer: str | None) -> str | None:

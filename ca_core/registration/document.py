@@ -17,7 +17,7 @@ from ca_core.errors import BadKey, OperatorError
 from ca_core.names import parse_duration, parse_host, parse_realm_name
 from ca_core.public_key import check_authority_key
 from ca_core.registration.admission.ways import AdmissionDocument, admission_faults
-from ca_core.registration.document_shape import shaped
+from ca_core.registration.document_shape import MOST_ENTRIES, MOST_FAULTS, shaped, text_fault
 from ca_core.registration.profile_document import ProfileDocument, profile_faults
 
 
@@ -131,9 +131,12 @@ def profile_toml(name: str, profile: ProfileDocument) -> str:
 
 def parse_toml(text: str) -> RealmDocument:
     """The document in a TOML text. Raises `OperatorError`, whose message names each fault with its key."""
+    fault = text_fault(text)
+    if fault is not None:
+        raise _invalid([fault])
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except ValueError as exc:  # also for a number of more digits than anything has
         raise OperatorError("document_invalid", f"the file is not TOML: {exc}", "mend that place") from exc
     fitting, faults = shaped(raw, RealmDocument)
     try:
@@ -156,6 +159,9 @@ def _validated(document: RealmDocument, faults: list[str]) -> RealmDocument:
         except OperatorError as exc:
             faults.append(f"{path}: {exc.message} ({exc.remedy})")
 
+    for key in ("hosts", "profiles", "trust"):
+        if len(getattr(document, key)) > MOST_ENTRIES:
+            raise _invalid([*faults, f"{key}: more than {MOST_ENTRIES} entries"])
     check("name", parse_realm_name, document.name)
     hosts: list[str] = []
     for index, host in enumerate(document.hosts):
@@ -168,7 +174,7 @@ def _validated(document: RealmDocument, faults: list[str]) -> RealmDocument:
     if document.public_url is not None and not _is_http_url(document.public_url):
         faults.append("public_url: not an http URL without path (use http://pki.example.com)")
     faults += admission_faults(document.admission)
-    if not document.profiles:
+    if not document.profiles and not any(fault.startswith("profiles:") for fault in faults):
         faults.append("profiles: a realm needs at least one profile")
     for name, profile in document.profiles.items():
         faults += profile_faults(f"profiles.{name}", name, profile)
@@ -242,7 +248,8 @@ def anchor_fault(anchor: TrustDocument) -> str | None:
 
 
 def _invalid(faults: list[str]) -> OperatorError:
-    told = faults[0] if len(faults) == 1 else "\n".join([f"the document has {len(faults)} faults:", *faults])
+    shown = faults[:MOST_FAULTS] + (["and more"] if len(faults) > MOST_FAULTS else [])
+    told = faults[0] if len(faults) == 1 else "\n".join([f"the document has {len(faults)} faults:", *shown])
     return OperatorError("document_invalid", told, "'realm export' shows a document that is valid")
 
 

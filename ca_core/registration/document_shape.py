@@ -11,9 +11,50 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-__all__ = ["shaped"]
+__all__ = ["MOST_ENTRIES", "MOST_FAULTS", "shaped", "text_fault"]
 
+MOST_ENTRIES = 100
+"""The most entries of a list, and the most keys of a table."""
+MOST_FAULTS = 100
+"""As many are told; nobody mends more in one go."""
+LONGEST_DOCUMENT = 512 * 1024
+"""In characters."""
+_DEEPEST = 16
+"""The most brackets within one another, and the most dots in one key; a document needs five and three."""
+
+_MOST_DIGITS = 100
 _LEFT_OUT = object()
+
+# Strings and comments are passed over; a string that is not closed goes to the end of the text, or of its line.
+_TOKEN = re.compile(
+    r"""
+    \"{3} (?:\\.|[^\\])*? (?:\"{3}|\Z)  |  '{3} .*? (?:'{3}|\Z)
+    | \" (?:\\.|[^"\\\n])*+ \"?  |  ' [^'\n]*+ '?  |  \# [^\n]*+
+    | [][{}.,=\n]  |  [0-9_]++
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def text_fault(text: str) -> str | None:
+    """Why a text is not read at all, told before anything has parsed it; None when it may be."""
+    if len(text) > LONGEST_DOCUMENT:
+        return f"the document: it is longer than {LONGEST_DOCUMENT // 1024} KiB (no realm needs that)"
+    depth = dots = 0
+    for found in _TOKEN.finditer(text):
+        part = found[0]
+        depth += (part in "[{") - (part in "]}")
+        dots = dots + 1 if part == "." else 0 if part in ",=\n" else dots
+        said = None
+        if depth > _DEEPEST:
+            said = f"more than {_DEEPEST} brackets within one another"
+        elif dots > _DEEPEST:
+            said = f"more than {_DEEPEST} dots in one key"
+        elif len(part) > _MOST_DIGITS and part[0] in "0123456789_":
+            said = f"a number of more than {_MOST_DIGITS} digits"
+        if said is not None:
+            return f"line {text.count(chr(10), 0, found.start()) + 1}: {said}"
+    return None
 
 
 def shaped(raw: Any, kind: type[msgspec.Struct]) -> tuple[dict[str, Any], list[str]]:
@@ -26,6 +67,9 @@ def shaped(raw: Any, kind: type[msgspec.Struct]) -> tuple[dict[str, Any], list[s
 def _shaped(raw: Any, kind: Any, path: str, faults: list[str]) -> Any:
     kind = _without_none(kind)
     origin = get_origin(kind)
+    if origin in (tuple, dict) and isinstance(raw, list | dict) and len(raw) > MOST_ENTRIES:
+        faults.append(f"{path}: more than {MOST_ENTRIES} entries")
+        return _LEFT_OUT
     if origin is tuple and isinstance(raw, list):
         inner = get_args(kind)[0]
         items = [_shaped(value, inner, f"{path}[{index}]", faults) for index, value in enumerate(raw)]
@@ -43,9 +87,14 @@ def _struct(raw: dict[str, Any], kind: type[msgspec.Struct], path: str, faults: 
     hints = get_type_hints(kind)
     known = {field.encode_name: hints[field.name] for field in msgspec.structs.fields(kind)}
     found: dict[str, Any] = {}
+    if len(raw) > MOST_ENTRIES:
+        faults.append(f"{path or 'the document'}: more than {MOST_ENTRIES} keys (known are: {', '.join(known)})")
+        raw = {key: value for key, value in raw.items() if key in known}
     for key, value in raw.items():
         if key in known:
             found[key] = _shaped(value, known[key], _below(path, key), faults)
+            continue
+        if len(faults) > MOST_FAULTS:
             continue
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(known)}"
@@ -80,5 +129,5 @@ def _without_none(kind: Any) -> Any:
 
 
 def _below(path: str, key: str) -> str:
-    shown = ascii(key)[1:-1]
+    shown = ascii(key[:80])[1:-1]
     return f"{path}.{shown}" if path else shown

@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, select
 from ca_core.authority.issuer import Issuers
 from ca_core.authority.plan import CertificatePlan
 from ca_core.csr import ParsedCsr
-from ca_core.errors import OperatorError, Refusal
+from ca_core.errors import NotFound, OperatorError, Refusal
 from ca_core.model import Clock, DeviceRecord, DeviceState, Means, Operation, OwnCertificate
 from ca_core.names import parse_device_name
 from ca_core.public_key import key_kind
@@ -166,6 +166,9 @@ class _Explaining:
     async def run(self, wanted: str | None) -> CsrExplanation:
         csr, known = self._csr, self._device
         only_scep = ", which is read in SCEP alone" if csr.signature_hash == "sha1" else ""
+        if self._realm.state != "active":
+            retired = NotFound("realm_retired", "The realm is retired, and serves nobody.")
+            self._refuse("realm", self._realm.name, "", retired)
         self._tell("csr", "read", f"{csr.key}, signed by its own key with {csr.signature_hash}{only_scep}")
         who = f"{known.name}, {known.state.value}" if self._is_registered else f"{known.name}, not registered"
         self._tell("device", "read", who)

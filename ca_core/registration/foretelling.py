@@ -14,7 +14,7 @@ from ca_core.names import parse_duration
 from ca_core.records.store import Store
 from ca_core.records.times import rfc3339
 from ca_core.registration.pending import Pendings
-from ca_core.registration.realm import Resolved
+from ca_core.registration.realm import Resolved, is_retired
 from ca_core.registration.rehearsal import Rehearsal, WouldIssue
 from ca_core.rows import Outlook, RequestRow
 
@@ -29,6 +29,17 @@ async def foretell(store: Store, row: RequestRow, clock: Clock, *, public_url: s
     rehearsal = Rehearsal(store, None, clock=clock, public_url=public_url, demo=demo, approving=waiting)
     resolved: Resolved | None = None
     requester: Requester | None = None
+    found = await rehearsal.realms.get(row.realm)
+    if found.state != "active":
+        retired = is_retired(found)
+        message = f"{retired.message}, and serves nobody"
+        return Outlook(
+            outcome="refused",
+            code=retired.code,
+            message=message,
+            remedy=retired.remedy,
+            warnings=[f"it would be refused now: {message}"],
+        )
     try:
         resolved = await rehearsal.realms.resolve(row.protocol, row.realm, None)
         csr = ParsedCsr.parse(waiting.csr, allow_sha1=resolved.realm.document.scep.allow_sha1)

@@ -107,7 +107,7 @@ class Decision:
     @property
     def ceiling(self) -> int:
         """How many first certificates the realm gives on a day; 0 where that is not limited, or this is none."""
-        return self.realm.document.admission.ceiling if self.requester.certificate is None else 0
+        return self.realm.document.admission.bounded("ceiling") if self.requester.certificate is None else 0
 
     @property
     def share(self) -> int:

@@ -58,7 +58,12 @@ def lint(document: RealmDocument, names: list[str], now: dt.datetime) -> list[Li
                 told = f"no sample of it can be made: {sample.refusal.message} {sample.refusal.detail}".strip()
                 found[_finding(name, "notice", "enrolld.no_sample", told, allowed=True)] = None
                 continue
-            for severity, code, message in lint_certificate(sample.der):
+            try:
+                said = lint_certificate(sample.der)
+            except Exception as exc:  # noqa: BLE001  # pkilint ends in whatever its parsers raise
+                told = f"pkilint can't read what would be issued: {exc}"
+                said = [("fatal", "enrolld.unreadable", " ".join(told.split())[:300])]
+            for severity, code, message in said:
                 found[_finding(name, severity, code, message, allowed=code in profile.lint_allow)] = None
     return list(found)
 
@@ -119,7 +124,11 @@ def sample_certificates(document: RealmDocument, name: str, now: dt.datetime) ->
     applicant = Applicant(_sample_device(document, name), Means.IDEVID)
     ca = _trial_ca(profile.issuer, now.date())
     for kind in dict.fromkeys("rsa-2048" if kind.startswith("rsa") else kind for kind in profile.keys):
-        csr = ParsedCsr.parse(_sample_csr(profile, _sample_key(kind)))
+        try:
+            csr = ParsedCsr.parse(_sample_csr(profile, _sample_key(kind)))
+        except Refusal as refusal:
+            yield Sample(kind, b"", refusal)
+            continue
         allowing = profile if profile.allows_key(kind) else _allowing(profile, kind)
         examined = examine(allowing, realm, applicant, csr, Operation.ENROLL)
         if examined.refusals:

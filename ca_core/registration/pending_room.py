@@ -77,13 +77,14 @@ _WHOSE = {
 def room(realm: Realm, requester: Requester) -> Values:
     """What the conditions compare with, beside the row."""
     admission, is_unproven = realm.document.admission, requester.is_unproven
-    share = share_of_unproven(realm, admission.pending_most, waiting=True)
+    most, of_each = admission.bounded("pending_most"), admission.bounded("pending_per_source")
+    share = share_of_unproven(realm, most, waiting=True)
     return {
         **realm.facts,
-        "most": admission.pending_most,
+        "most": most,
         "most_of_unproven": share if is_unproven else _NO_LIMIT,
-        "most_of_source": admission.pending_per_source,
-        "most_of_device": _NO_LIMIT if is_unproven else admission.pending_per_source,
+        "most_of_source": of_each,
+        "most_of_device": _NO_LIMIT if is_unproven else of_each,
         "unproven": int(is_unproven),
     }
 

@@ -191,7 +191,9 @@ def profile_faults(path: str, name: str, profile: ProfileDocument) -> list[str]:
             if fault:
                 faults.append(f"{path}{key}: '{_shown(text)}' can't stand there, because {fault}")
     for index, text in enumerate(profile.names):
-        check(f".names[{index}]", NameTemplate.parse, text)
+        name_template = check(f".names[{index}]", NameTemplate.parse, text)
+        if name_template is not None and _is_too_long(name_template):
+            faults.append(f"{path}.names[{index}]: no host name is so long (a label has up to 63 characters)")
     for index, policy in enumerate(profile.policies):
         check(f".policies[{index}]", policy_of, policy.oid, policy.cps)
     for index, own in enumerate(profile.extensions):
@@ -199,6 +201,14 @@ def profile_faults(path: str, name: str, profile: ProfileDocument) -> list[str]:
     if not profile.subject and not profile.names:
         faults.append(f"{path}: neither 'subject' nor 'names' says anything (a certificate must name something)")
     return faults + _list_faults(path, profile)
+
+
+def _is_too_long(template: NameTemplate) -> bool:
+    """Whether no host name matches what requests may ask for."""
+    if template.kind != "DNS" or template.value.asked is None:
+        return False
+    shortest = template.value.asked.pattern.replace("*", "x")
+    return any(len(label) > 63 for label in shortest.split("."))
 
 
 def _key_faults(path: str, profile: ProfileDocument) -> list[str]:

@@ -35,6 +35,8 @@ _ALL = Query(
 
 _OWN_NAMES = Query(select(server_certificate.c.names).where(server_certificate.c.host == "*"))
 
+_NO_REALM = "There is no such realm here."
+
 SAME_VERSION = (
     select(_r.id)
     .select_from(_IN_FORCE)
@@ -176,7 +178,7 @@ class Realms:
         """The same, where devices are to be let in. Raises `OperatorError`, also of a realm that is retired."""
         found = await self.get(name)
         if found.state != "active":
-            raise OperatorError("realm_retired", f"realm {name} is retired", f"'enrolld realm resume {name}' undoes it")
+            raise is_retired(found)
         return found
 
     async def resolve(self, protocol: str, label: str | None, server_name: str | None) -> Resolved:
@@ -205,9 +207,19 @@ class Realms:
         return _resolved((await self.current()).get(resolved.realm.name), resolved.profile, resolved.protocol)
 
 
+def is_retired(found: Realm) -> OperatorError:
+    """What an operator is told of a realm that is retired."""
+    return OperatorError(
+        "realm_retired", f"realm {found.name} is retired", f"'enrolld realm resume {found.name}' undoes it"
+    )
+
+
 def _resolved(realm: Realm | None, profile: str | None, protocol: str) -> Resolved:
-    if realm is None or realm.state != "active":  # enforces case 38
+    if realm is None:  # enforces case 38
         raise _unknown()
+    if realm.state != "active":  # enforces case 38
+        # The peer is told what it would be told of no realm at all; the code is the operator's.
+        raise NotFound("realm_retired", _NO_REALM, detail=f"realm {realm.name} is retired")
     document = realm.document
     if profile is not None and profile not in document.profiles:  # enforces case 38
         raise _unknown()
@@ -219,7 +231,7 @@ def _resolved(realm: Realm | None, profile: str | None, protocol: str) -> Resolv
 
 
 def _unknown() -> NotFound:
-    return NotFound("realm_unknown", "There is no such realm here.")
+    return NotFound("realm_unknown", _NO_REALM)
 
 
 def _fingerprint(certificate: x509.Certificate) -> bytes:

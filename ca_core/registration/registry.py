@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, select
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.model import Clock
-from ca_core.names import parse_device_name, parse_san, username_of
+from ca_core.names import parse_device_name, username_of
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, insert_into
 from ca_core.records.schema import certificate, device, device_secret
@@ -19,7 +19,14 @@ from ca_core.registration.attempts import Asked, Attempts
 from ca_core.registration.certificates import Certificates
 from ca_core.registration.device import registered_row
 from ca_core.registration.device_change import DeviceChanges
-from ca_core.registration.device_facts import check_identity, check_profile, secret_expiry, secret_row
+from ca_core.registration.device_facts import (
+    check_identity,
+    check_owner,
+    check_profile,
+    parse_sans,
+    secret_expiry,
+    secret_row,
+)
 from ca_core.registration.device_list import ONE, Choice, device_row, list_all, list_devices
 from ca_core.registration.history import history
 from ca_core.registration.lifecycle import VOID_SECRETS, identity_taken
@@ -82,7 +89,8 @@ class Devices(DeviceChanges):
         """Register a device and make its first secret. Raises `OperatorError`."""
         found = await self._realms.active(realm_name)
         parse_device_name(name)
-        names = sorted({parse_san(san) for san in sans})
+        names = parse_sans(sans)
+        check_owner(owner)
         check_profile(found, profile)
         manufacturer = check_identity(found, serial_number, manufacturer)
         now = self._clock()

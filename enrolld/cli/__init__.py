@@ -100,6 +100,7 @@ def _run(arguments: list[str], *, as_json: bool) -> int:
     output.prepare_streams()
     os.umask(0o077)  # whatever is made in DIR is the owner's alone
     try:
+        _check_text(arguments)
         # Not cli.main, which ends the process itself when a pipe breaks.
         with cli.make_context("enrolld", arguments) as ctx:
             status = cli.invoke(ctx)
@@ -121,6 +122,13 @@ def _run(arguments: list[str], *, as_json: bool) -> int:
         output.refuse(*faults.fault_of(exc), as_json=as_json)
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _check_text(arguments: list[str]) -> None:
+    """Refuse what no record, file of ours or answer can hold: Python marks bytes that are not UTF-8 as surrogates."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise click.UsageError(f"The argument '{ascii(argument[:80])[1:-1]}' is not UTF-8.")
 
 
 def _usage(exc: click.ClickException, *, as_json: bool) -> int:

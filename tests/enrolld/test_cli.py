@@ -409,3 +409,33 @@ def test_the_table_of_commands_and_their_modules_agree() -> None:
     assert set(COMMANDS) == set(cli.list_commands(click.Context(cli)))
     assert cli.get_command(click.Context(cli), "serve") is node.serve
     assert cli.get_command(click.Context(cli), "nonsense") is None
+
+
+NOT_UTF8 = {
+    "device-add": ["device", "add", "x", "--owner", "\udcff"],
+    "device-set": ["device", "set", "x", "--owner", "\udcff"],
+    "device-show": ["device", "show", "\udcff"],
+    "device-replace": ["device", "replace", "x", "--by=\udcff"],
+    "device-why-serial": ["device", "why", "--unknown", "--serial", "\udcff"],
+    "device-why-transaction": ["device", "why", "--unknown", "--transaction", "\udcff"],
+    "request-reject": ["request", "reject", "1", "--reason", "a\udcff"],
+    "cert-list": ["cert", "list", "--device", "\udcff"],
+    "audit-list": ["audit", "list", "--device", "\udcff"],
+    "explain": ["explain", "\udcff"],
+    "a-lone-half-of-a-pair": ["explain", "\ud83d"],
+}
+
+
+@pytest.mark.parametrize("arguments", NOT_UTF8.values(), ids=NOT_UTF8)
+@pytest.mark.parametrize("as_json", [False, True], ids=["words", "json"])
+def test_an_argument_that_is_not_utf_8_is_a_usage_error(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], *, as_json: bool
+) -> None:
+    assert main(["--dir", str(tmp_path), *arguments, *(["--json"] if as_json else [])]) == 2
+    said = capsys.readouterr()
+    assert "is not UTF-8" in (said.out if as_json else said.err)
+    if as_json:
+        assert json.loads(said.out)["error"] == "usage"
+    valid = [argument.replace("\udcff", "\u00ff").replace("\ud83d", "\U0001f600") for argument in arguments]
+    assert main(["--dir", str(tmp_path), *valid]) == 1, "the twin: it is understood, and there is no CA here"
+    assert "UTF-8" not in capsys.readouterr().err

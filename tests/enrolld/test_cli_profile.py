@@ -193,6 +193,25 @@ def test_a_csr_is_told_for_a_device_that_is_not_there_yet_and_for_another_profil
     assert shell.refusal("explain", str(shell.directory.with_name("csr")), "--profile", "lead") == "profile_unknown"
 
 
+def test_a_retired_realm_would_issue_nothing(shell: Shell) -> None:
+    shell("realm", "add", "cams")
+    assert explained(shell, csr("cam-1"), "--realm", "cams")["verdict"]["code"] is None  # the twin
+    shell("realm", "retire", "cams")
+    answer = explained(shell, csr("cam-1"), "--realm", "cams")
+    assert answer["verdict"] == {
+        "outcome": "refused",
+        "code": "realm_retired",
+        "sentence": "It would be refused: realm_retired.",
+    }
+    [told] = [each for each in answer["fields"] if each["outcome"] == "refused"]
+    assert (told["field"], told["value"], told["message"]) == (
+        "realm",
+        "cams",
+        "The realm is retired, and serves nobody",
+    )
+    assert "enrolld realm resume" in told["remedy"]
+
+
 def test_a_key_that_belongs_to_another_device_is_told(shell: Shell) -> None:
     enroll(shell, "sensor")
     assert explained(shell, csr("other"))["verdict"]["code"] == "key_of_other_device"

@@ -160,3 +160,23 @@ def test_a_challenge_comes_from_standard_input_and_not_from_an_argument(
     }
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"short\n")))
     assert operator.asks("realm", "challenge", "default", "--from-file", "-")["error"] == "challenge_invalid"
+
+
+async def test_a_request_of_a_retired_realm_is_told_as_that_and_waits_on(
+    core: Core, clock: SetClock, operator: Operator
+) -> None:
+    clock.now = dt.datetime.now(dt.UTC)
+    await admit_by(core, "approval", realm="other")
+    assert await outcome_of(core, Evidence(), csr_of(KEY, "walk-in"), label="other") == "pending"
+    await core.realms.retire("other", actor=ME)
+    [row] = await asyncio.to_thread(operator.asks, "request", "list")
+    outlook = (await asyncio.to_thread(operator.asks, "request", "show", row["id"]))["outlook"]
+    assert (outlook["outcome"], outlook["code"]) == ("refused", "realm_retired")
+    assert outlook["remedy"] == "'enrolld realm resume other' undoes it"
+    refused = await asyncio.to_thread(operator.asks, "request", "approve", row["id"])
+    assert refused["error"] == "request_not_grantable"
+    assert "realm other is retired" in refused["message"]
+    assert "realm resume other" in refused["remedy"]
+    await core.realms.resume("other", actor=ME)
+    approved = await asyncio.to_thread(operator.asks, "request", "approve", row["id"])
+    assert approved["state"] == "approved", "the twin"

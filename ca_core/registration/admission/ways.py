@@ -22,6 +22,8 @@ PROOFS = ("secret", "idevid", "challenge", "open")
 CONDITIONS = ("webhook", "approval")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _LONGEST_GRACE_DAYS = 366
+_BOUNDS = {"ceiling": (0, 1_000_000_000), "pending_most": (1, 1_000_000), "pending_per_source": (1, 1_000_000)}
+"""The least and the most of each number."""
 
 
 class AdmissionDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,10 +33,11 @@ class AdmissionDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     `idevid` is `registered` (devices that are in the list), `trusted` (any device of a trusted manufacturer, which is
     registered when it comes) or `off`. `expired_grace` lets a certificate renew so long after its end. `challenge` is
     what the static challenge is known by, `sha256:` and hex; `open` must be set for a way that proves nothing.
-    `ceiling` is how many first certificates there may be on a day (UTC), 0 for any number. A request that waits for
-    approval ends after `pending_lifetime`, and is asked for again every `pending_retry`; at most `pending_most` wait,
-    and `pending_per_source` of one address or proven device. Those that prove nothing have half of `ceiling` and
-    `pending_most`, where others prove who they are. `webhook` is whom a way with a webhook asks.
+    `ceiling` is how many first certificates there may be on a day (UTC), up to 1,000,000,000, or 0 for any number. A
+    request that waits for approval ends after `pending_lifetime`, and is asked for again every `pending_retry`; at most
+    `pending_most` wait, and `pending_per_source` of one address or proven device (1 to 1,000,000 each). Those that
+    prove nothing have half of `ceiling` and `pending_most`, where others prove who they are. `webhook` is whom a way
+    with a webhook asks.
     """
 
     secret: bool = True
@@ -50,6 +53,10 @@ class AdmissionDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     pending_most: int = 1000
     pending_per_source: int = 20
     webhook: WebhookDocument | None = None
+
+    def bounded(self, key: str) -> int:
+        """One of the numbers, as it counts: what the store keeps of old may be larger than any that is applied now."""
+        return min(int(getattr(self, key)), _BOUNDS[key][1])
 
     @property
     def all_ways(self) -> tuple["Way", ...]:
@@ -123,9 +130,9 @@ def admission_faults(admission: AdmissionDocument) -> list[str]:
             continue
         if key == "expired_grace" and length is not None and length.days > _LONGEST_GRACE_DAYS:
             faults.append(f"admission.expired_grace: longer than a year (use at most {_LONGEST_GRACE_DAYS}d)")
-    for key, least in (("ceiling", 0), ("pending_most", 1), ("pending_per_source", 1)):
-        if getattr(admission, key) < least:
-            faults.append(f"admission.{key}: expected a whole number of at least {least}")
+    for key, (least, most) in _BOUNDS.items():
+        if not least <= getattr(admission, key) <= most:
+            faults.append(f"admission.{key}: expected a whole number of {least} to {most}")
     return faults
 
 

@@ -70,6 +70,7 @@ async def test_all_nodes_issue_again_once_the_clock_is_accepted(
 
 
 async def test_nothing_is_accepted_while_the_clock_is_not_behind_or_for_no_reason(core: Core, clock: SetClock) -> None:
+    clock.forward(minutes=5)  # after the store was made
     await core.devices.add("default", "sensor", actor=ME)
     assert await refusal(core.clock.accept(reason=WHY, actor=ME)) == "clock_not_behind"
     clock.forward(seconds=-60)
@@ -106,6 +107,32 @@ async def test_of_two_who_accept_at_once_one_does(core: Core, second: Core, cloc
     outcomes = await asyncio.gather(*acts, return_exceptions=True)
     assert [type(each).__name__ for each in outcomes].count("ClockState") == 1
     assert [each.code for each in outcomes if isinstance(each, OperatorError)] == ["clock_not_behind"]
+
+
+@pytest.mark.parametrize("early", [dt.timedelta(days=2500), dt.timedelta(minutes=10)], ids=["years", "minutes"])
+async def test_no_time_is_accepted_before_the_store_was_made(
+    core: Core, clock: SetClock, installation: Installation, early: dt.timedelta
+) -> None:
+    await was_in_the_future(core, clock)
+    right = clock.now
+    clock.now = START - early
+    assert await refusal(core.clock.accept(reason=WHY, actor=ME)) == "clock_too_early"
+    assert await core.clock_is_behind()
+    assert installation.events("clock.accepted") == []
+    clock.now = right
+    assert not (await core.clock.accept(reason=WHY, actor=ME)).behind, "the twin"
+
+
+@pytest.mark.parametrize("what", ["audit", "realm_version"])
+async def test_each_kind_of_record_tells_when_the_store_was_made(
+    core: Core, clock: SetClock, installation: Installation, what: str
+) -> None:
+    """One that was trimmed or taken from elsewhere leaves the others."""
+    await was_in_the_future(core, clock)
+    column = "at" if what == "audit" else "created_at"
+    installation.sql(f"UPDATE {what} SET {column} = 0 WHERE {column} < 1800000000000")  # noqa: S608  # of a table
+    clock.now = START - dt.timedelta(minutes=10)
+    assert await refusal(core.clock.accept(reason=WHY, actor=ME)) == "clock_too_early"
 
 
 # --- what goes on being refused --------------------------------------------------------------------------------------
@@ -242,6 +269,26 @@ async def test_case_61_a_crl_of_the_future_goes_back_by_an_act_of_its_own_alone(
     clock.forward(minutes=-5)
     await core.crls.publish()
     assert await crl_of(core) == (number + 3, clock.now + dt.timedelta(minutes=5)), "from there on it does not go back"
+
+
+async def test_no_crl_is_dated_before_its_issuer_was_made(
+    core: Core, clock: SetClock, installation: Installation
+) -> None:
+    right = clock.now
+    clock.forward(**AHEAD)
+    await core.realms.add("late", actor=ME)
+    await core.crls.publish()
+    ders = {name: der for [name, der] in installation.sql("SELECT name, der FROM issuer")}
+    issuers = {name: x509.load_der_x509_certificate(der).not_valid_before_utc for name, der in ders.items()}
+    clock.forward(days=1)
+    await core.crls.publish()
+    clock.now = right
+    await core.clock.accept(reason=WHY, actor=ME)
+    assert {row.issuer for row in await core.clock.redate_crls(actor=ME)} == set(issuers)
+    for name, made in issuers.items():
+        assert (await crl_of(core, name))[1] == max(made, clock.now)
+    assert await core.clock.redate_crls(actor=ME) == [], "there is nothing more to date back"
+    assert (await core.clock.show()).crls == []
 
 
 async def test_a_ca_that_is_not_valid_yet_is_found(core: Core, clock: SetClock) -> None:

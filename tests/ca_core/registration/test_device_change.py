@@ -2,6 +2,7 @@
 
 import asyncio
 import tomllib
+from typing import Any
 
 import pytest
 import tomli_w
@@ -217,6 +218,48 @@ async def test_what_is_not_there_or_over_or_unknown_is_refused(core: Core) -> No
     assert await refusal(core, names=["a.example"]) == "san_invalid"
     await core.devices.retire("default", "sensor", actor=ME)
     assert await refusal(core, owner="x") == "device_retired"
+
+
+async def test_an_identity_that_came_after_the_certificates_is_told_truly(acme: Core) -> None:
+    """They were got by a secret, and nobody keeps by what: that much is not claimed."""
+    await enrolled(acme)
+    await change(acme, serial_number="AC-I")
+    with pytest.raises(OperatorError) as caught:
+        await change(acme, serial_number="AC-1")
+    assert caught.value.code == "identity_proven"
+    assert "got" not in caught.value.message
+    assert "device replace sensor --serial-number" in caught.value.remedy
+    await acme.devices.new_board("default", "sensor", serial_number="AC-1", actor=ME)
+    assert await idevid(acme, "AC-1") == "issued", "the twin: the remedy works"
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+SANS = [f"DNS:n{number}.example" for number in range(101)]
+FACTS = {
+    "sans": ({"names": SANS}, {"names": SANS[:100]}, "too_many_names"),
+    "long-owner": ({"owner": "x" * 257}, {"owner": "x" * 256}, "owner_invalid"),
+    "escape-in-owner": ({"owner": "a\x1b[31m"}, {"owner": "a [31m"}, "owner_invalid"),
+    "surrogate-in-owner": ({"owner": "a\udcff"}, {"owner": "a\u00ff"}, "owner_invalid"),
+}
+
+
+@pytest.mark.parametrize(("facts", "twin", "code"), FACTS.values(), ids=FACTS)
+async def test_a_record_has_bounds_whether_it_is_made_or_changed(
+    core: Core, facts: dict[str, Any], twin: dict[str, Any], code: str
+) -> None:
+    def added(given: dict[str, Any]) -> dict[str, Any]:
+        return {"sans" if key == "names" else key: value for key, value in given.items()}
+
+    await core.devices.add("default", "sensor", actor=ME)
+    assert await refusal(core, **facts) == code
+    with pytest.raises(OperatorError) as caught:
+        await core.devices.add("default", "second", **added(facts), actor=ME)
+    assert caught.value.code == code
+    assert caught.value.remedy
+    assert (await change(core, **twin)).changed
+    await core.devices.retire("default", "sensor", actor=ME)
+    await core.devices.add("default", "second", **added(twin), actor=ME)
 
 
 # --- at the same moment ----------------------------------------------------------------------------------------------

@@ -155,6 +155,10 @@ FAULTS: dict[str, tuple[bytes, list[tuple[int, str | None, str]]]] = {
     "serial-number": (b"name,serial_number\na," + b"x" * 65 + b"\n", [(2, "serial_number", "identity_invalid")]),
     "manufacturer": (b"name,serial_number,manufacturer\na,1,globex\n", [(2, "manufacturer", "manufacturer_unknown")]),
     "manufacturer-alone": (b"name,manufacturer\na,acme\n", [(2, "serial_number", "identity_incomplete")]),
+    "many-sans": (
+        b"name,san\na,DNS:a.example\nb," + b" ".join(b"DNS:n%d.example" % number for number in range(101)) + b"\n",
+        [(3, "san", "too_many_names")],
+    ),
     "owner": (b"name,owner\na," + b"x" * 257 + b"\n", [(2, "owner", "owner_invalid")]),
     "too-few-cells": (b"name,owner\na\nb,x\n", [(2, None, "import_cells")]),
     "too-many-cells": (b"name\na,b\n", [(2, None, "import_cells")]),

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import tomllib
 from typing import Any
 
@@ -11,6 +12,7 @@ from cryptography import x509
 
 from ca_core.core import Core
 from ca_core.errors import NotFound, OperatorError
+from ca_core.model import Evidence
 from ca_core.registration.document import (
     EstDocument,
     RealmDocument,
@@ -26,8 +28,9 @@ from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
 from ca_core.registration.values import EXTENDED_KEY_USAGES, parse_extended_key_usage
 from tests.helpers import factory
+from tests.helpers.admission import admit_by, outcome_of
 from tests.helpers.bad_csr import rsa_key
-from tests.helpers.core import ME, OTHER_HOST, Installation, edit_realm
+from tests.helpers.core import ME, OTHER_HOST, Installation, csr_of, edit_realm, new_key
 from tests.helpers.weak_rsa import roca_key
 
 ROOT = factory.root()
@@ -570,9 +573,126 @@ async def test_a_retired_realm_serves_nobody(core: Core, installation: Installat
         "INSERT INTO realm_version"
         " SELECT realm_id, 2, document, created_at, actor FROM realm_version WHERE realm_id = 2"
     )
-    with pytest.raises(NotFound):
-        await core.realms.resolve("est", "other", None)
-    with pytest.raises(NotFound):
-        await core.realms.again(resolved)
+    with pytest.raises(NotFound) as unknown:
+        await core.realms.resolve("est", "nowhere", None)
+    for asked in (core.realms.resolve("est", "other", None), core.realms.again(resolved)):
+        with pytest.raises(NotFound) as caught:
+            await asked
+        assert caught.value.code == "realm_retired"
+        assert "enrolld realm resume" in caught.value.remedy
+        assert caught.value.message == unknown.value.message, "the peer is not told that there was one"
     resolved = await core.realms.resolve("est", None, None)
     assert (await core.realms.again(resolved)).realm is resolved.realm
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param(f"hosts = {'[' * 5000}{']' * 5000}", "line 2: more than 16 brackets", id="arrays"),
+        pytest.param(f"est = {'{a = ' * 5000}1{'}' * 5000}", "line 2: more than 16 brackets", id="tables"),
+        pytest.param(f"{'.'.join('a' * 20_000)} = 1", "line 2: more than 16 dots in one key", id="dots"),
+        pytest.param(f"[{'.'.join('a' * 20_000)}]", "line 2: more than 16 dots in one key", id="dots-of-a-header"),
+        pytest.param(f"x = {'9' * 5000}", "line 2: a number of more than 100 digits", id="digits"),
+        pytest.param("#" * 600_000, "the document: it is longer than 512 KiB", id="length"),
+        pytest.param(
+            f"hosts = {[f'h{number}.example' for number in range(25_000)]}",
+            "hosts: more than 100 entries",
+            id="hosts",
+        ),
+        pytest.param(
+            "\n".join(f"[profiles.p{number}]" for number in range(101)),
+            "profiles: more than 100 entries",
+            id="profiles",
+        ),
+        pytest.param('[[trust]]\nname = "a"\npem = ""\n' * 101, "trust: more than 100 entries", id="trust"),
+        pytest.param(
+            "\n".join(f"a{number} = 1" for number in range(20_000)),
+            "the document: more than 100 keys",
+            id="unknown-keys",
+        ),
+        pytest.param(f"{'k' * 200_000} = 1", f"{'k' * 80}: unknown key", id="a-long-key"),
+    ],
+)
+def test_what_no_realm_needs_is_told_and_not_read(text: str, told: str) -> None:
+    assert told in _message(f'name = "line"\n{text}\n')
+
+
+def test_brackets_dots_and_digits_in_strings_and_comments_are_text() -> None:
+    inside = "[" * 30 + ".a" * 30 + "1" * 200
+    hosts = [f"h{number}.example" for number in range(100)]
+    texts = [f"'{inside}\"'", f'"\\"{inside}"', f'"""\n{inside}\\"""\', {inside} """', f"'''{inside}\"\n'''"]
+    text = f'name = "line"\nhosts = {hosts}  # {inside} "\n[profiles.device]\nlint_allow = [{", ".join(texts)}]\n'
+    document = parse_toml(text)
+    assert len(document.hosts) == 100
+    assert len(document.profiles["device"].lint_allow) == 4
+
+
+def test_no_more_faults_are_told_than_somebody_mends() -> None:
+    profiles = "\n".join(f"[profiles.p{number}]\nzzz = 1\nyyy = 1" for number in range(100))
+    told = _message(f'name = "line"\n{profiles}\n').splitlines()
+    assert len(told) == 102
+    assert told[-1] == "and more"
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "most"),
+    [("ceiling", 0, 10**9), ("pending_most", 1, 10**6), ("pending_per_source", 1, 10**6)],
+)
+def test_a_number_has_bounds(key: str, least: int, most: int) -> None:
+    for value in (least - 1, most + 1, 1 << 63, 10**22):
+        told = f"admission.{key}: expected a whole number of {least} to {most}"
+        assert _message(f"{MINIMAL}[admission]\n{key} = {value}\n") == told
+    for value in (least, most):
+        assert getattr(parse_toml(f"{MINIMAL}[admission]\n{key} = {value}\n").admission, key) == value
+
+
+@pytest.mark.parametrize("ways", [("approval",), ("secret",)], ids=["waits", "counted"])
+async def test_numbers_that_a_store_kept_of_old_count_as_the_largest(
+    core: Core, installation: Installation, ways: tuple[str, ...]
+) -> None:
+    secret = (await core.devices.add("default", "sensor", actor=ME)).secret
+    await admit_by(core, *ways, ceiling=10**9, pending_most=10**6, pending_per_source=10**6)
+    [[document]] = installation.sql(
+        "SELECT document FROM realm_version WHERE realm_id = 1 ORDER BY version DESC LIMIT 1"
+    )
+    old = json.loads(document)
+    old["admission"] |= dict.fromkeys(("ceiling", "pending_most", "pending_per_source"), 1 << 63)
+    installation.sql(
+        "UPDATE realm_version SET document = ?, created_at = created_at + 1 WHERE realm_id = 1", json.dumps(old)
+    )
+    evidence = Evidence(secret=secret) if ways == ("secret",) else Evidence()
+    outcome = await outcome_of(core, evidence, csr_of(new_key()))
+    assert outcome == ("issued" if ways == ("secret",) else "pending")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        (f"*.{'a' * 64}.example", False),
+        (f"{'*a' * 32}.example", False),
+        (f"*.{'a' * 63}.example", True),
+    ],
+    ids=["label", "stars", "twin"],
+)
+def test_a_pattern_that_no_host_name_matches_is_a_fault(pattern: str, *, fits: bool) -> None:
+    text = f'{MINIMAL}names = ["{{csr:DNS:{pattern}}}"]\n'
+    if fits:
+        parse_toml(text)
+    else:
+        assert _message(text).startswith("profiles.device.names[0]: no host name is so long")
+
+
+@pytest.mark.parametrize("oid", ["2.9999999999.1.1", "2.999.1.1", "1.3.9999999999.1"])
+async def test_what_pkilint_cant_read_is_refused_with_its_profile(core: Core, oid: str) -> None:
+    pytest.importorskip("pkilint")
+    profile = f'[profiles.device]\nextensions = [{{oid = "{oid}", type = "utf8", value = "x"}}]\n'
+    with pytest.raises(OperatorError) as caught:
+        await core.realms.apply(f'name = "default"\nscep.enabled = false\n{profile}', actor=ME)
+    assert caught.value.code == "profile_lint"
+    assert "profiles.device: enrolld.unreadable: pkilint can't read" in caught.value.message
+    await core.realms.apply(
+        f'name = "default"\nscep.enabled = false\n{profile.replace(oid, "1.3.6.1.4.1.99999.1")}', actor=ME
+    )
