@@ -27,6 +27,8 @@ COLUMNS: list[output.Column] = [
 
 _PATIENCE = 5.0
 _POLL = 0.05
+_MOST_BYTES = (2 << 20) + 1
+"""More than any document's characters take that is read."""
 
 
 @click.group(cls=GroupWithGlobals)
@@ -157,7 +159,9 @@ def resume(session: Session, name: str) -> None:
 def apply(session: Session, file: BinaryIO) -> None:
     """Give a realm a new version from the document in FILE ('-' is standard input); all of it or nothing."""
     try:
-        text = file.read(1 << 20).decode("utf-8")
+        data = file.read(_MOST_BYTES)
+        # What is cut here is refused for its length, not for how it ends.
+        text = data.decode("utf-8", "replace" if len(data) == _MOST_BYTES else "strict")
     except UnicodeDecodeError as exc:
         raise OperatorError("document_invalid", "The document is not UTF-8.", "Write it as TOML in UTF-8.") from exc
 

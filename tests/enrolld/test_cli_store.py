@@ -129,12 +129,15 @@ def test_init_answers_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_device_add_and_secret_answer_the_contract(shell: Shell) -> None:
     fields = {"device", "realm", "profile", "username", "secret", "expires"}
-    added = shell.ask("device", "add", "cam:1", "--owner", "me\x1b[2J", "--san", "DNS:Cam.Example", "--expires", "12h")
+    added = shell.ask("device", "add", "cam:1", "--owner", "me", "--san", "DNS:Cam.Example", "--expires", "12h")
     assert set(added) == fields
     assert (added["device"], added["realm"], added["username"]) == ("cam:1", "default", "cam-1")
     again = shell.ask("device", "secret", "cam:1")
     assert set(again) == fields
     assert again["secret"] != added["secret"]
+    assert shell.refusal("device", "add", "cam-2", "--owner", "me\x1b[2J") == "owner_invalid"
+    with contextlib.closing(sqlite3.connect(shell.directory / "enrolld.db")) as connection, connection:
+        connection.execute("UPDATE device SET owner = ?", ("me\x1b[2J",))  # as one of old may be
     shown = shell("device", "show", "cam:1")[0]
     assert "me\\x1b[2J" in shown
     assert "DNS:cam.example" in shown
@@ -290,6 +293,17 @@ def test_a_realm_is_made_exported_changed_and_applied(shell: Shell, tmp_path: Pa
 def test_a_document_that_is_no_text_is_refused(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
     assert shell.refusal("realm", "apply", str(tmp_path / "x.toml")) == "document_invalid"
+
+
+@pytest.mark.parametrize("character", ["x", "\U0001f600"], ids=["one-byte", "four-bytes"])
+def test_a_document_that_is_too_long_is_refused_and_never_cut(shell: Shell, tmp_path: Path, character: str) -> None:
+    path = tmp_path / "x.toml"
+    document = shell.ask("realm", "export", "default")["document"]
+    for count in (600_000, 3_000_000):
+        path.write_text(f"{document}# {character * count}\n")
+        assert "longer than 512 KiB" in shell.ask("realm", "apply", str(path), status=1)["message"]
+    path.write_text(f"{document}# {character * 500_000}\nzzz = 1\n")
+    assert "zzz" in shell.ask("realm", "apply", str(path), status=1)["message"], "the twin: it is read to its end"
 
 
 def test_a_manufacturer_is_trusted_listed_and_removed(shell: Shell, tmp_path: Path) -> None:
