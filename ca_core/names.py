@@ -22,6 +22,9 @@ _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})?"
 )
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
+_UNRESERVED_ESCAPE = re.compile(
+    r"%(4[1-9A-Fa-f]|5[0-9Aa]|6[1-9A-Fa-f]|7[0-9AaEe]|3[0-9]|2[DdEe]|5[Ff])"
+)  # RFC 3986 2.3
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = dt.timedelta(days=36500)  # sums of a time and a duration then never leave what a datetime holds
@@ -89,10 +92,26 @@ def parse_san(text: str) -> str:
         # An iPAddress has no room for a zone, and Pythons differ in how they write an IPv4-mapped address.
         return f"IP:{ipaddress.ip_address(value)}"
     if colon and kind == "URI" and _URI.fullmatch(value):
+        if is_account(value):  # enforces case 10
+            raise OperatorError(
+                "san_refused",
+                f"'{_shown(text)}' is given to no device: a Windows domain would take the device for that account",
+                "leave it out",
+            )
         return f"URI:{value}"
     raise OperatorError(
         "san_invalid", f"'{_shown(text)}' is not an alternative name", "use DNS:name, IP:address or URI:uri"
     )
+
+
+def unescaped(uri: str) -> str:
+    """A URI without escapes of characters that need none (RFC 3986 6.2.2.2)."""
+    return _UNRESERVED_ESCAPE.sub(lambda found: chr(int(found[1], 16)), uri)
+
+
+def is_account(uri: str) -> bool:
+    """Whether a Windows domain takes it for an account's SID (strong mapping by subjectAltName)."""
+    return unescaped(uri).lower().startswith("tag:microsoft.com,2022-09-14:sid:")
 
 
 def parse_duration(text: str) -> dt.timedelta:

@@ -10,19 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, select
+from sqlalchemy import ColumnElement, and_, bindparam, select
 
 from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.model import DeviceState
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Query, Row, Value, Values
-from ca_core.records.schema import certificate, device, device_name
+from ca_core.records.schema import certificate, device
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Unit, diagnosis
 from ca_core.registration.device_facts import check_identity, check_owner, check_profile, parse_sans
 from ca_core.registration.device_list import device_row
 from ca_core.registration.lifecycle import Lifecycle, identity_taken
-from ca_core.registration.names_held import carried_steps, own_name
+from ca_core.registration.name_keys import key_of, looked_up
+from ca_core.registration.names_held import carried_steps, chosen_values, free_for_record, room_for
+from ca_core.registration.names_recorded import check_not_of_server, name_of_other
 from ca_core.registration.realm import SAME_ACTIVE, Realm
 from ca_core.rows import DeviceChange
 
@@ -32,8 +34,6 @@ _FIELDS = {"profile": 3, "serial_number": 5, "manufacturer": 6, "names": 7, "own
 
 _d, _c = device.c, certificate.c
 _before = device.alias("before").c
-_o = device.alias("other").c
-_n = device_name.alias("held").c
 _AS_READ = (
     select(_before.id)
     .where(
@@ -50,7 +50,6 @@ _PROVES_NOTHING = ~(
     .where(_c.realm_id == bindparam("realm_id"), _c.device_id == bindparam("of_id"), _c.superseded_at.is_(None))
     .exists()
 )
-_OTHERS = (_o.realm_id == bindparam("realm_id"), _o.id != bindparam("of_id"), _o.state != "retired")
 _CARRYING = Query(
     select(_c.serial, _c.names)
     .where(
@@ -117,7 +116,10 @@ class DeviceChanges(Lifecycle):
         conditions: dict[str, ColumnElement[bool]] = {"realm_version": SAME_ACTIVE, "as_read": _AS_READ}
         if other_identity:
             conditions["proves_nothing"] = _PROVES_NOTHING
-        conditions |= {f"name_{number}": ~_holders(number).exists() for number in range(len(added))}
+        await check_not_of_server(self._realms, added)
+        keys = looked_up(map(key_of, added))
+        if keys:
+            conditions["names_free"] = free_for_record(room_for(keys))
         # The record's names are written here and nowhere else, once a device is registered.
         change = (
             device.update()
@@ -128,8 +130,7 @@ class DeviceChanges(Lifecycle):
         params: dict[str, Value] = {"realm_id": found.id, "of_id": row[0], **found.facts}
         params |= {f"old_{field}": value for field, value in old.items()}
         params |= {f"new_{field}": value for field, value in new.items()}
-        for number, san in enumerate(added):
-            params |= _held(number, san)
+        params |= {**chosen_values(keys), "device_id": row[0], "issued_at": at}
         event = AuditEvent("device.changed", actor, realm=found.name, device=name, details=dict(changed))
         try:
             carried = carried_steps(found.id, row[0], sorted(before - after), at)
@@ -138,11 +139,11 @@ class DeviceChanges(Lifecycle):
         except ConstraintFailed as exc:
             raise identity_taken(found) from exc
         except ConditionFailed as exc:
-            await self._explain(found, row, added, exc)
+            await self._explain(found, row, keys, at, exc)
             return False
         return True
 
-    async def _explain(self, found: Realm, row: Row, added: Sequence[str], failed: ConditionFailed) -> None:
+    async def _explain(self, found: Realm, row: Row, keys: Sequence[str], at: int, failed: ConditionFailed) -> None:
         """What to tell when trying again is of no use. Raises `OperatorError`."""
         name = row[1]
         if "proves_nothing" in failed.conditions:
@@ -157,12 +158,8 @@ class DeviceChanges(Lifecycle):
             raise OperatorError(
                 "realm_changed", "the realm was changed at this moment", "run the command again"
             ) from failed
-        for number, san in enumerate(added):
-            if f"name_{number}" in failed.conditions:
-                holders = Query(_holders(number).limit(1))
-                params = {"realm_id": found.id, "of_id": row[0], **_held(number, san)}
-                holder = await self._store.first(holders, **params)
-                raise _is_others(found, san, holder[0] if holder else "another device") from failed
+        if "names_free" in failed.conditions:
+            raise await name_of_other(self._store, found, row[0], keys, at) from failed
 
     async def _carrying(self, found: Realm, device_id: int, names: set[str], now: int) -> list[str]:
         """The serials of the device's certificates that still hold and carry one of these names."""
@@ -190,31 +187,6 @@ def _new_values(found: Realm, old: Values, facts: Facts) -> Values:
         new["serial_number"] = number
         new["manufacturer"] = check_identity(found, _text(number), _text(manufacturer))
     return new
-
-
-def _holders(number: int) -> Select[tuple[str]]:
-    """Other devices that have the alternative name `number` of a change, in their record or as what they are called."""
-    names: list[Any] = [bindparam(f"{kind}_{number}", type_=_n.name.type) for kind in ("held", "called")]
-    return select(_o.name).where(
-        *_OTHERS,
-        _n.realm_id == bindparam("realm_id"),
-        _n.name.in_(names),
-        _n.device_id == _o.id,
-        _n.certificate_id.is_(None),
-    )
-
-
-def _held(number: int, san: str) -> Values:
-    return {f"held_{number}": san, f"called_{number}": own_name(san.partition(":")[2])}
-
-
-def _is_others(found: Realm, san: str, holder: str) -> OperatorError:
-    return OperatorError(
-        "name_of_other_device",
-        f"{san} is a name of {holder} in realm {found.name}",
-        f"take it from there first ('enrolld device set {holder}' with other --san, or --no-san), or retire {holder}"
-        " if it is gone",
-    )
 
 
 def _plain(field: str, values: Values) -> Any:

@@ -40,6 +40,7 @@ from ca_core.registration.import_rows import (
     row_of,
     staging,
 )
+from ca_core.registration.names_held import server_names
 from ca_core.registration.realm import Realm, Realms
 from ca_core.rows import HandedSecret, Import, ImportFault
 
@@ -155,7 +156,7 @@ class DeviceImport:
         """The file's SHA-256, how many devices it has, and how many lines. Raises `ImportRefused`."""
         reader = RecordReader(file, advance)
         faults: list[ImportFault] = []
-        duplicates = Duplicates(self._store, found)
+        duplicates = Duplicates(self._store, found, await server_names(self._realms), to_ms(now))
         count = 0
         for some in batched(reader, LOOKED_UP):
             entries: list[Entry] = []

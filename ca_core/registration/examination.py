@@ -11,6 +11,7 @@ from cryptography import x509
 from ca_core.csr import SID_EXTENSION, ParsedCsr, canonical_san, canonical_subject
 from ca_core.errors import BadKey, MalformedRequest, NotAuthorized, OperatorError, Refusal
 from ca_core.model import Means, Operation
+from ca_core.names import is_account
 from ca_core.public_key import key_kind
 from ca_core.registration.admission.secret import holds_secret
 from ca_core.registration.examined import Applicant, Examined, Field
@@ -141,7 +142,7 @@ class _Examination:
             for value in asked
             if isinstance(value, str)
             and glob is not None
-            and glob.matches(value)
+            and (glob.matches_common_name(value) if attribute.oid == x509.NameOID.COMMON_NAME else glob.matches(value))
             and not holds_secret(value, self._applicant.secret)
             and attribute.fault(value) is None
         ]
@@ -160,6 +161,10 @@ class _Examination:
     def _names(self, template: NameTemplate) -> Iterator[str]:
         if template.is_record:
             for name in self._applicant.device.names:
+                if name.startswith("URI:") and is_account(name.removeprefix("URI:")):  # enforces case 10
+                    fault = "a Windows domain would take the device for that account"  # of a record made before
+                    self._refuse("SAN", name, "device.names", _unfit("SAN", name, fault))
+                    continue
                 self._fields.append(Field("SAN", name, "device.names", "given"))
                 yield name
             return

@@ -4,6 +4,7 @@ There are no regular expressions and no escapes. Matching takes time in proporti
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 __all__ = ["Glob"]
@@ -25,6 +26,15 @@ class Glob:
         return len(wanted) == len(given) and all(
             a == b if index % 2 else _matches_part(a, b) for index, (a, b) in enumerate(zip(wanted, given, strict=True))
         )
+
+    def matches_common_name(self, text: str) -> bool:
+        """Whether it does as a common name, which many take for a host name: then it is no wildcard, and a pattern with
+        a dot takes its labels one by one. Characters that mean dots and stars count as these.
+        """
+        plain = unicodedata.normalize("NFKC", text).replace("\u3002", ".")
+        if "*" in plain or not self.matches(text):  # enforces case 29
+            return False
+        return "." not in self.pattern or Glob(self.pattern, ".").matches(plain)  # enforces case 29
 
 
 def _matches_part(pattern: str, text: str) -> bool:

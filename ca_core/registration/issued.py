@@ -25,6 +25,7 @@ from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row, touched_dev
 from ca_core.registration.ceiling import admitted_steps, admitted_touches, day_of, share_of_unproven
 from ca_core.registration.conditions import guard_of
 from ca_core.registration.device import MAY_ENROLL, recorded
+from ca_core.registration.name_keys import looked_up
 from ca_core.registration.names_held import chosen_names, chosen_values, held_steps, held_touches, room_for
 from ca_core.registration.newcomer import (
     CERTIFICATE,
@@ -145,7 +146,8 @@ def issued_unit(decision: Decision) -> Unit:
         requester.device.is_new,
     )
     at, serial, chosen = to_ms(decision.now), format_serial(decision.signed.serial), decision.chosen
-    insert, diagnose = guard_of(requester.means, decision.narrowing, room_for(chosen), is_new=is_new)
+    sought = looked_up(chosen)
+    insert, diagnose = guard_of(requester.means, decision.narrowing, room_for(sought), is_new=is_new)
     row = certificate_row(
         decision.signed,
         realm_id=realm.id,
@@ -177,7 +179,7 @@ def issued_unit(decision: Decision) -> Unit:
         "ceiling": decision.ceiling,
         "share": decision.share,
         "day": day_of(decision.now),
-        **chosen_values(chosen),
+        **chosen_values(sought),
     }
     plan, fingerprint = decision.signed.plan, hashlib.sha256(decision.signed.der).digest()
     shares = learned(requester.device.renewal_shares, own, decision.now)
@@ -215,7 +217,7 @@ def issued_unit(decision: Decision) -> Unit:
     steps += tolerance_steps(realm.id, call, at)
     # What the conditions look at belongs to the device or to a key, or is changed by units that run alone.
     keys = {csr.spki_sha256, requester.credential_key or csr.spki_sha256}
-    touches = tolerance_touches(realm.id, call) | held_touches(realm.id, chosen) | {f"key:{key.hex()}" for key in keys}
+    touches = tolerance_touches(realm.id, call) | held_touches(realm.id, sought) | {f"key:{key.hex()}" for key in keys}
     touches |= newcomer_touches(realm, requester) if is_new else {touched_device(device_id)}
     if decision.pending_id is not None:
         touches |= {touched_request(decision.pending_id)}

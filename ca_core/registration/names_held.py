@@ -6,14 +6,13 @@ certificates by the unit that issues.
 """
 
 import functools
-import ipaddress
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from sqlalchemy import ColumnElement, and_, bindparam, exists, func, not_, select
+from sqlalchemy import ColumnElement, and_, bindparam, exists, func, not_, or_, select
 
 from ca_core.errors import NotAuthorized
 from ca_core.model import DeviceRecord
@@ -21,6 +20,7 @@ from ca_core.records.query import Query, Values
 from ca_core.records.schema import certificate, device, device_name
 from ca_core.records.store import Store
 from ca_core.records.unit import Step
+from ca_core.registration.name_keys import key_of, keys_of_common_name, looked_up, own_name
 from ca_core.registration.realm import Realms
 
 __all__ = [
@@ -29,21 +29,59 @@ __all__ = [
     "check_names",
     "chosen_names",
     "chosen_values",
+    "free_for_record",
     "held_steps",
     "held_touches",
     "not_held",
-    "own_name",
+    "record_holders",
     "room_for",
+    "server_names",
 ]
 
 _n, _d, _c = device_name.c, device.c, certificate.c
 _h = certificate.alias("holding").c
+_o, _s = device.alias("holder").c, certificate.alias("standing").c
+
+
+def _carries(of: Any, quoted: Any, key: Any) -> ColumnElement[bool]:
+    """Whether a certificate has a name: names are told apart by the quotes of their JSON, a common name by commas."""
+    names, subject = func.lower(of.names), func.lower("," + of.subject + ",")
+    common_name = ",cn=" + func.substr(key, len("DNS:") + 1) + ","
+    return or_(
+        func.replace(names, func.lower(quoted), "") != names,
+        and_(func.substr(key, 1, 4) == "DNS:", func.replace(subject, func.lower(common_name), "") != subject),
+    )
+
+
+# A board that was changed proves nothing more, but of a device that is gone nobody knows where its key is; whoever took
+# over from it may have its names.
 _STANDS = _n.certificate_id.is_(None) | exists().where(
     _h.realm_id == _n.realm_id,
-    _h.id == _n.certificate_id,
+    _h.device_id == _n.device_id,
     _h.status != "revoked",
-    _h.superseded_at.is_(None),
     _h.not_after > bindparam("issued_at"),
+    or_(_h.id == _n.certificate_id, _carries(_h, '"' + _n.name + '"', _n.name)),
+    or_(
+        _h.superseded_at.is_(None),
+        exists().where(
+            _o.realm_id == _h.realm_id,
+            _o.id == _h.device_id,
+            _o.state == "retired",
+            _o.replaced_by_id.is_distinct_from(bindparam("device_id", type_=_d.id.type)),
+        ),
+    ),
+)
+# Among operators, the record of a device that is gone holds a name no longer than a certificate that carries it.
+_STANDS_IN_RECORDS = or_(
+    _n.certificate_id.is_not(None),
+    exists().where(_o.realm_id == _n.realm_id, _o.id == _n.device_id, _o.state != "retired"),
+    exists().where(
+        _s.realm_id == _n.realm_id,
+        _s.device_id == _n.device_id,
+        _s.status != "revoked",
+        _s.not_after > bindparam("issued_at"),
+        _carries(_s, '"' + _n.name + '"', _n.name),
+    ),
 )
 _BY_SERIAL = Query(
     select(_d.name).where(
@@ -55,34 +93,21 @@ _BY_SERIAL = Query(
 )
 
 
-def own_name(name: str) -> str:
-    """A device's or host's name as it stands in `device_name`: DNS does not tell cases apart."""
-    return f"DNS:{name.lower().removesuffix('.')}"
-
-
 def chosen_names(subject: x509.Name, names: Sequence[str], asking: DeviceRecord) -> tuple[str, ...]:
     """The names that a certificate would have beside those of the device's record, as `device_name` has them."""
-    own = set() if asking.is_new else {own_name(asking.name)}
+    own = set(looked_up([*(() if asking.is_new else [own_name(asking.name)]), *map(key_of, asking.names)]))
     found: dict[str, None] = {}
     for each in subject.get_attributes_for_oid(NameOID.COMMON_NAME):
         if own_name(str(each.value)) not in own:
-            found.update(dict.fromkeys(_meanings(str(each.value))))
-    found.update(dict.fromkeys(_folded(name) for name in names))
-    return tuple(name for name in found if name not in own and name not in asking.names)
+            found.update(dict.fromkeys(keys_of_common_name(str(each.value))))
+    found.update(dict.fromkeys(map(key_of, names)))
+    return tuple(name for name in found if name not in own)
 
 
-def _meanings(common_name: str) -> Iterator[str]:
-    """What a common name is taken for where no alternative name says better."""
-    yield own_name(common_name)
-    try:
-        yield f"IP:{ipaddress.ip_address(common_name)}"
-    except ValueError:
-        return
-
-
-def _folded(name: str) -> str:
-    kind, _, value = name.partition(":")
-    return own_name(value) if kind == "DNS" else name.lower() if kind == "email" else name
+async def server_names(realms: Realms) -> frozenset[str]:
+    """The keys of all names that this server has."""
+    names = [*(f"DNS:{host}" for host in await realms.all_hosts()), *await realms.own_names()]
+    return frozenset(looked_up(map(key_of, names)))
 
 
 async def check_names(
@@ -94,13 +119,10 @@ async def check_names(
     milliseconds since 1970. Raises `NotAuthorized`.
     """
     await _check_serial_numbers(store, subject, asking, realms)
-    chosen = chosen_names(subject, names, asking)
+    chosen = looked_up(chosen_names(subject, names, asking))
     if not chosen:
         return
-    servers = {own_name(host) for host in await realms.all_hosts()} | {
-        _folded(name) for name in await realms.own_names()
-    }
-    if taken := servers & set(chosen):  # enforces case 29
+    if taken := await server_names(realms) & set(chosen):  # enforces case 29
         raise NotAuthorized(
             "name_of_server", "The certificate would have a name of this server.", detail=_shown(min(taken))
         )
@@ -139,7 +161,7 @@ async def check_free(store: Store, realm_id: int, name: str, now: int) -> None:
 
     `now` is in milliseconds since 1970.
     """
-    holder = await holder_of(store, realm_id, (own_name(name),), 0, now)
+    holder = await holder_of(store, realm_id, looked_up([own_name(name)]), 0, now)
     if holder is not None:
         raise NotAuthorized(
             "device_name_taken", "Another device has this name.", detail=f"a name of device {holder[1]}"
@@ -188,6 +210,22 @@ def _is_held(room: int) -> ColumnElement[bool]:
 def _holders(room: int) -> Query:
     joined = select(_n.name, _d.name).join(device, (_d.realm_id == _n.realm_id) & (_d.id == _n.device_id))
     return Query(joined.where(_is_held(room)).limit(1))
+
+
+@functools.cache
+def record_holders(room: int) -> Query:
+    """The other devices for which a record may not have one of so many keys, each with that key.
+
+    The parameters are those of `chosen_values`, `realm_id`, `device_id` (0 for a device that is new) and `issued_at`,
+    which is now.
+    """
+    joined = select(_n.name, _d.name).join(device, (_d.realm_id == _n.realm_id) & (_d.id == _n.device_id))
+    return Query(joined.where(_is_held(room), _STANDS_IN_RECORDS).distinct())
+
+
+def free_for_record(room: int) -> ColumnElement[bool]:
+    """The condition that `record_holders` finds none."""
+    return not_(exists().where(_is_held(room), _STANDS_IN_RECORDS))
 
 
 def not_held(room: int) -> ColumnElement[bool]:
@@ -243,8 +281,7 @@ _STILL_CARRIED = Query(
             _c.status != "revoked",
             _c.superseded_at.is_(None),
             _c.not_after > bindparam("at"),
-            # Names are told apart by the quotes of their JSON.
-            func.replace(_c.names, bindparam("quoted", type_=_c.names.type), "") != _c.names,
+            _carries(_c, bindparam("quoted", type_=_c.names.type), bindparam("of_name", type_=_n.name.type)),
             ~select(_n.name)
             .where(
                 _n.realm_id == bindparam("of_realm"),
@@ -263,7 +300,9 @@ _STILL_CARRIED = Query(
 def carried_steps(realm_id: int, device_id: int, names: Sequence[str], at: int) -> list[Step]:
     """What keeps names that were taken out of a record as the device's while a certificate of it still carries them."""
     of: Values = {"of_realm": realm_id, "of_device": device_id, "at": at}
-    return [Step(_STILL_CARRIED, {**of, "of_name": name, "quoted": json.dumps(name)}, expect=None) for name in names]
+    return [
+        Step(_STILL_CARRIED, {**of, "of_name": key_of(name), "quoted": json.dumps(name)}, expect=None) for name in names
+    ]
 
 
 def held_touches(realm_id: int, names: Sequence[str]) -> frozenset[str]:

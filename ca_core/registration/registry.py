@@ -1,6 +1,7 @@
 """The device registry: registering devices, handing out their secrets, listing them and telling how they fare."""
 
 import datetime as dt
+import functools
 from collections.abc import Sequence
 
 from sqlalchemy import bindparam, select
@@ -30,13 +31,14 @@ from ca_core.registration.device_facts import (
 from ca_core.registration.device_list import ONE, Choice, device_row, list_all, list_devices
 from ca_core.registration.history import history
 from ca_core.registration.lifecycle import VOID_SECRETS, identity_taken
+from ca_core.registration.names_held import chosen_values, free_for_record, room_for
+from ca_core.registration.names_recorded import check_not_of_server, keys_of_record, name_of_other
 from ca_core.registration.pending import end_requests
 from ca_core.registration.realm import SAME_ACTIVE, Realm, Realms
 from ca_core.registration.why import sentence, sentence_of_unknown
 from ca_core.rows import ActRow, DeviceRow, HandedSecret, Why
 
 _d, _s, _c = device.c, device_secret.c, certificate.c
-_ADD, _ADD_WHY = guarded_insert(device, {"realm_version": SAME_ACTIVE})
 _ADD_SECRET = Query(insert_into(device_secret).values(device_id=bindparam("guard_id")))
 _TOUCH = Query(
     # The guard of a new secret: the device is there, and may enroll at all.
@@ -62,6 +64,11 @@ _OPEN_SECRET = Query(
     .order_by(_s.id.desc())
     .limit(1)
 )
+
+
+@functools.cache
+def _add(room: int) -> tuple[Query, Query]:
+    return guarded_insert(device, {"realm_version": SAME_ACTIVE, "names_free": free_for_record(room)})
 
 
 class Devices(DeviceChanges):
@@ -98,7 +105,11 @@ class Devices(DeviceChanges):
         text, selector, digest = new_secret()
         at = to_ms(now)
         row = registered_row(found.id, name, names, at, serial_number=serial_number, manufacturer=manufacturer)
+        await check_not_of_server(self._realms, [f"DNS:{name}", *names])
+        keys = keys_of_record(name, names)
         row |= {"profile": profile, "owner": owner, **found.facts}
+        row |= {**chosen_values(keys), "device_id": 0, "issued_at": at}
+        add, why = _add(room_for(keys))
         event = AuditEvent(
             "device.added",
             actor,
@@ -109,8 +120,12 @@ class Devices(DeviceChanges):
         secret = Step(_ADD_SECRET, secret_row(found.id, selector, digest, at, until))
         ended = end_requests(found.id, name, at)  # whoever asked in this name before was not this device
         try:
-            await self._store.commit(Unit(Guard(_ADD, row, _ADD_WHY), at, (secret, ended), (event,)))
+            await self._store.commit(Unit(Guard(add, row, why), at, (secret, ended), (event,)))
         except ConditionFailed as exc:
+            if "names_free" in exc.conditions:
+                if await self._store.first(ONE, realm_id=found.id, name=name) is not None:
+                    raise await self._exists(found, name) from exc
+                raise await name_of_other(self._store, found, 0, keys, at) from exc
             raise OperatorError(
                 "realm_changed", "the realm was changed at this moment", "run the command again"
             ) from exc

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ca_core.errors import OperatorError
-from ca_core.names import parse_san
+from ca_core.names import is_account, parse_san
 from ca_core.registration import uri_pattern
 from ca_core.registration.glob import Glob
 from ca_core.registration.uri_pattern import UriPattern
@@ -114,6 +114,9 @@ class NameTemplate:
             raise _invalid(text, "csr: goes with its kind", f"write {{csr:{kind}:{template.asked.pattern}}}")
         if not template.facts:
             return cls(text, kind, _parse(canonical_name(text).partition(":")[2], kind))
+        first, is_fact = template.parts[0]
+        if kind == "URI" and not is_fact and is_account(first):  # enforces case 10
+            raise _invalid(text, "a Windows domain would take the device for that account", "leave it out")
         return cls(text, kind, template)
 
     @property
@@ -131,6 +134,8 @@ class NameTemplate:
         kind, _, value = name.partition(":")
         if kind != self.kind or self.value.asked is None:
             return False
+        if kind == "IP" and getattr(ipaddress.ip_address(value), "ipv4_mapped", None) is not None:
+            return False  # another spelling of an address, as the record has none  # enforces case 29
         if self.network is not None:
             return ipaddress.ip_address(value) in self.network  # enforces case 25
         if self.uri is not None:

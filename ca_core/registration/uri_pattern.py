@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
+from ca_core.names import is_account
 from ca_core.registration.glob import Glob
 
 __all__ = ["UriPattern"]
@@ -33,7 +34,7 @@ class UriPattern:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError, which says why it is no pattern."""
-        if _is_account(text):
+        if is_account(text):
             raise ValueError("a request would choose the account of a Windows domain")
         uri = _Uri.parse(text, wild="*")
         if uri.host is None and uri.scheme in _WITH_HOST:
@@ -47,7 +48,7 @@ class UriPattern:
             uri = _Uri.parse(text)
         except ValueError:
             return False
-        if _is_account(text):  # enforces case 10
+        if is_account(text):  # enforces case 10
             return False
         if (uri.scheme, uri.port) != (self.scheme, self.port):  # enforces case 25
             return False
@@ -122,8 +123,3 @@ def _host_and_port(authority: str, wild: str) -> tuple[tuple[str, ...], str]:
 def _is_address(host: tuple[str, ...]) -> bool:
     # "a host whose last label is a number" is read as an IPv4 address by browsers, in many forms (WHATWG URL 3.5).
     return host[-1].startswith("[") or re.fullmatch(r"[0-9]+|0x[0-9a-f]*", host[-1]) is not None
-
-
-def _is_account(text: str) -> bool:
-    """Whether a Windows domain takes it for an account's SID (strong mapping by subjectAltName)."""
-    return text.lower().startswith("tag:microsoft.com,2022-09-14:sid:")

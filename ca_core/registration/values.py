@@ -47,6 +47,7 @@ _REFUSED_USAGES = {
     "1.3.6.1.5.5.7.3.10": ("dvcs", "the device could vouch for what others signed"),  # RFC 3029
     "1.3.6.1.5.5.7.3.15": ("scvpServer", "the device could vouch for any chain"),  # RFC 5055
     "1.3.6.1.4.1.11129.2.4.4": ("certificateTransparency", "the device could sign precertificates"),
+    "1.3.6.1.5.2.3.5": ("pkinitKDC", "Kerberos clients would take the device for their domain controller"),  # RFC 4556
     # Microsoft's: what Windows and AD CS let a holder do to others. Names are those of its certificate templates.
     "1.3.6.1.4.1.311.10.12.1": ("anyApplicationPolicy", "it would mean any purpose, also those of a CA"),
     "1.3.6.1.4.1.311.20.2.1": ("enrollmentAgent", "the device could enroll in the name of any user"),
@@ -80,6 +81,8 @@ _KEPT_ARCS = (
 _REFUSED_EXTENSIONS = {
     # MS-WCCE 2.2.2.7.7.4: a domain controller takes the certificate for that account's, whatever its names say.
     SID_EXTENSION: "a Windows domain would take the device for any account",
+    "1.3.6.1.4.1.311.25.1": "a Windows domain would take the device for a domain controller",
+    "1.3.6.1.4.1.311.20.2": "it names a template, by which Windows knows CAs, agents and domain controllers",
     # Windows reads it as it reads extendedKeyUsage, and sooner (CVE-2024-49019).
     "1.3.6.1.4.1.311.21.10": "a second extended key usage, which nothing here looks into",
     "1.3.6.1.4.1.311.21.11": "it maps policies, as a CA's certificate does",

@@ -123,6 +123,7 @@ DANGEROUS = {
     "cmKGA": "1.3.6.1.5.5.7.3.32",
     "dvcs": "1.3.6.1.5.5.7.3.10",
     "scvpServer": "1.3.6.1.5.5.7.3.15",
+    "pkinitKDC": "1.3.6.1.5.2.3.5",
     "anyApplicationPolicy": "1.3.6.1.4.1.311.10.12.1",
     "enrollmentAgent": "1.3.6.1.4.1.311.20.2.1",
     "caExchange": "1.3.6.1.4.1.311.21.5",
@@ -188,6 +189,8 @@ async def test_case_10_an_account_that_was_asked_for_is_told_to_the_audit_trail(
     "oid",
     [
         pytest.param(SID_EXTENSION, id="sid"),
+        pytest.param("1.3.6.1.4.1.311.25.1", id="domain-controller"),
+        pytest.param("1.3.6.1.4.1.311.20.2", id="template"),
         pytest.param("1.3.6.1.4.1.311.21.10", id="application-policies"),
         pytest.param("1.3.6.1.4.1.311.21.11", id="policy-mappings"),
         pytest.param("1.3.6.1.4.1.311.21.12", id="policy-constraints"),
@@ -200,7 +203,7 @@ def test_case_10_a_profile_gives_no_extension_that_has_power_over_others_in_a_wi
     told = f"profiles.device.extensions[0]: the extension {oid} is given to no device: "
     assert (caught.value.code, told in caught.value.message) == ("document_invalid", True)
     assert "(leave it out)" in caught.value.message
-    template = parse_toml(f'{MINIMAL}extensions = [{{oid = "1.3.6.1.4.1.311.20.2", value = "MAA="}}]')  # the twin
+    template = parse_toml(f'{MINIMAL}extensions = [{{oid = "1.3.6.1.4.1.311.21.7", value = "MAA="}}]')  # the twin
     assert template.profiles["device"].rules.own
 
 

@@ -181,6 +181,19 @@ def test_what_is_no_alternative_name_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("URI:tag:microsoft.com,2022-09-14:sid:S-1-5-21-1-2-3-500", "san_refused"),
+        ("uri:TAG:microsoft.com,2022-09-14:%53ID:S-1-5-21-1-2-3-500", "san_refused"),
+        ("URI:tag:microsoft.com,2022-09-15:sid:S-1-5-21-1-2-3-500", ""),
+        ("URI:urn:sid:S-1-5-21-1-2-3-500", ""),
+    ],
+)
+def test_case_10_no_alternative_name_is_an_account_of_a_windows_domain(text: str, code: str) -> None:
+    assert (_code(parse_san, text) if code else parse_san(text) and "") == code
+
+
+@pytest.mark.parametrize(
     ("text", "seconds"), [("30s", 30), ("10m", 600), ("12h", 43200), ("7d", 604800), ("36500d", 36500 * 86400)]
 )
 def test_a_duration_is_a_number_and_a_unit(text: str, seconds: int) -> None:

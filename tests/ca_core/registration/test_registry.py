@@ -99,7 +99,8 @@ async def test_a_name_is_one_device_of_a_realm(core: Core) -> None:
     await core.devices.add("default", "sensor", actor=ME)
     assert await _refused(core) == "device_exists"
     await core.devices.add("other", "sensor", actor=ME)
-    await core.devices.add("default", "Sensor", actor=ME)
+    assert await _refused(core, "Sensor") == "name_of_other_device", "DNS does not tell them apart"
+    await core.devices.add("default", "sensors", actor=ME)
 
 
 async def test_an_identity_is_one_device_of_a_realm(acme: Core) -> None:

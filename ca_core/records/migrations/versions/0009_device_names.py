@@ -15,23 +15,49 @@ _PLACES = {
     "held": "c.kind = 'device' AND c.device_id IS NOT NULL AND c.status <> 'revoked' AND c.superseded_at IS NULL"
     " AND c.replaced_by_id IS NULL",
 }
+# Names by their keys, as ca_core.registration.name_keys makes them: of URIs without cases and needless escapes.
+_HAS_ESCAPE = "{name} LIKE 'URI:%|%%' ESCAPE '|'"
+_KEY = "CASE WHEN {name} LIKE 'URI:%' THEN 'URI:' || lower(substr({name}, 5)) ELSE {name} END"
+_KEY_OF_CERTIFICATE = "CASE WHEN {name} LIKE 'email:%' THEN lower({name}) ELSE " + _KEY + " END"
+_CALLED = "'DNS:' || rtrim(lower({name}), '.')"
+
+
+def _unescaped(names: str) -> str:
+    """The INSERT for URIs with escapes, of rows (realm_id, value, device_id, certificate_id)."""
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789-._~ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    rows = f"SELECT realm_id, lower(substr(value, 5)) AS value, device_id, certificate_id FROM ({names}) AS u"  # noqa: S608  # all of it stands here
+    for first in range(0, len(characters), 11):  # SQLite's parser keeps no more than a hundred open ends
+        value = "value"
+        for character in characters[first : first + 11]:
+            value = f"replace({value}, '%{ord(character):02x}', '{character.lower()}')"
+        rows = f"SELECT realm_id, {value} AS value, device_id, certificate_id FROM ({rows}) AS u{first}"  # noqa: S608  # likewise
+    return (
+        "INSERT INTO device_name (realm_id, name, device_id, certificate_id)"  # noqa: S608  # likewise
+        f" SELECT realm_id, 'URI:' || value, device_id, max(certificate_id) FROM ({rows}) AS u WHERE true"
+        " GROUP BY realm_id, value, device_id"
+    )
+
+
+_NONE = "CAST(NULL AS BIGINT)"
 _EACH = {"sqlite": "json_each({}.names)", "postgresql": "json_array_elements_text({}.names::json)"}
 
 # Triggers, so that nothing that writes a device can forget its names.
 _SQLITE = (
     """
 CREATE TRIGGER device_name_insert AFTER INSERT ON device BEGIN
-    INSERT INTO device_name (realm_id, name, device_id) VALUES (NEW.realm_id, 'DNS:' || lower(NEW.name), NEW.id);
+    INSERT INTO device_name (realm_id, name, device_id) VALUES (NEW.realm_id, {called_new}, NEW.id);
     INSERT INTO device_name (realm_id, name, device_id)
-        SELECT DISTINCT NEW.realm_id, value, NEW.id FROM {each_new} WHERE true {of_record};
+        SELECT DISTINCT NEW.realm_id, {key_value}, NEW.id FROM {each_new} WHERE NOT {escape_value} {of_record};
+    {unescaped_new} {of_record};
 END
 """,
     """
 CREATE TRIGGER device_name_update AFTER UPDATE OF names ON device WHEN NEW.names <> OLD.names BEGIN
     DELETE FROM device_name WHERE realm_id = NEW.realm_id AND device_id = NEW.id AND certificate_id IS NULL
-        AND name IN (SELECT value FROM {each_old}) AND name <> 'DNS:' || lower(NEW.name);
+        AND name <> {called_new};
     INSERT INTO device_name (realm_id, name, device_id)
-        SELECT DISTINCT NEW.realm_id, value, NEW.id FROM {each_new} WHERE true {of_record};
+        SELECT DISTINCT NEW.realm_id, {key_value}, NEW.id FROM {each_new} WHERE NOT {escape_value} {of_record};
+    {unescaped_new} {of_record};
 END
 """,
 )
@@ -39,10 +65,11 @@ END
 _POSTGRESQL = (
     """
 CREATE FUNCTION device_name_insert_all() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO device_name (realm_id, name, device_id) SELECT realm_id, 'DNS:' || lower(name), id FROM added;
+    INSERT INTO device_name (realm_id, name, device_id) SELECT realm_id, {called}, id FROM added;
     INSERT INTO device_name (realm_id, name, device_id)
-        SELECT DISTINCT added.realm_id, each.value, added.id FROM added, {each_added} AS each(value)
-        WHERE added.names <> '[]' {of_record};
+        SELECT DISTINCT added.realm_id, {key_each}, added.id FROM added, {each_added} AS each(value)
+        WHERE added.names <> '[]' AND NOT {escape_each} {of_record};
+    {unescaped_added} {of_record};
     RETURN NULL;
 END $$;
 CREATE TRIGGER device_name_insert AFTER INSERT ON device REFERENCING NEW TABLE AS added
@@ -51,9 +78,11 @@ CREATE TRIGGER device_name_insert AFTER INSERT ON device REFERENCING NEW TABLE A
     """
 CREATE FUNCTION device_name_update() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     DELETE FROM device_name WHERE realm_id = NEW.realm_id AND device_id = NEW.id AND certificate_id IS NULL
-        AND name IN (SELECT value FROM {each_old} AS each(value)) AND name <> 'DNS:' || lower(NEW.name);
+        AND name <> {called_new};
     INSERT INTO device_name (realm_id, name, device_id)
-        SELECT DISTINCT NEW.realm_id, each.value, NEW.id FROM {each_new} AS each(value) {of_record};
+        SELECT DISTINCT NEW.realm_id, {key_each}, NEW.id FROM {each_new} AS each(value)
+        WHERE NOT {escape_each} {of_record};
+    {unescaped_new} {of_record};
     RETURN NULL;
 END $$;
 CREATE TRIGGER device_name_update AFTER UPDATE OF names ON device
@@ -63,22 +92,25 @@ CREATE TRIGGER device_name_update AFTER UPDATE OF names ON device
 # Once, of what is there. Of certificates those count that nobody revoked or superseded, and that were not renewed; of
 # their subjects those that are a common name and nothing else, as nearly all are.
 _FILL = (
-    "INSERT INTO device_name (realm_id, name, device_id) SELECT realm_id, 'DNS:' || lower(name), id FROM device",
+    "INSERT INTO device_name (realm_id, name, device_id) SELECT realm_id, {called}, id FROM device",
     """
 INSERT INTO device_name (realm_id, name, device_id)
-    SELECT DISTINCT d.realm_id, each.value, d.id FROM device AS d, {each_d} AS each{value}
-    WHERE d.names <> '[]' {of_record}
+    SELECT DISTINCT d.realm_id, {key_each}, d.id FROM device AS d, {each_d} AS each{value}
+    WHERE d.names <> '[]' AND NOT {escape_each} {of_record}
 """,
+    "{unescaped_d} {of_record}",
     """
 INSERT INTO device_name (realm_id, name, device_id, certificate_id)
-    SELECT c.realm_id, each.value, c.device_id, max(c.id) FROM certificate AS c, {each_c} AS each{value}
-    WHERE {held} AND c.names <> '[]' GROUP BY c.realm_id, each.value, c.device_id ON CONFLICT DO NOTHING
+    SELECT c.realm_id, {key_certificate}, c.device_id, max(c.id) FROM certificate AS c, {each_c} AS each{value}
+    WHERE {held} AND c.names <> '[]' AND NOT {escape_each} GROUP BY c.realm_id, {key_certificate}, c.device_id
+    ON CONFLICT DO NOTHING
 """,
+    "{unescaped_c} ON CONFLICT DO NOTHING",
     """
 INSERT INTO device_name (realm_id, name, device_id, certificate_id)
-    SELECT c.realm_id, 'DNS:' || lower(substr(c.subject, 4)), c.device_id, max(c.id) FROM certificate AS c
+    SELECT c.realm_id, {called_subject}, c.device_id, max(c.id) FROM certificate AS c
     WHERE {held} AND substr(c.subject, 1, 3) = 'CN=' AND c.subject NOT LIKE '%,%' AND c.subject NOT LIKE '%+%'
-    GROUP BY c.realm_id, 'DNS:' || lower(substr(c.subject, 4)), c.device_id ON CONFLICT DO NOTHING
+    GROUP BY c.realm_id, {called_subject}, c.device_id ON CONFLICT DO NOTHING
 """,
 )
 
@@ -102,8 +134,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("realm_id", "name", "device_id", name=op.f("pk_device_name")),
         sqlite_with_rowid=False,
     )
-    each = {f"each_{table}": _EACH[dialect].format(table) for table in ("d", "c", "new", "old", "added")}
-    places = _PLACES | each | {"value": "" if dialect == "sqlite" else "(value)"}
+    each = {f"each_{table}": _EACH[dialect].format(table) for table in ("d", "c", "new", "added")}
+    column = "" if dialect == "sqlite" else "(value)"
+    places = _PLACES | each | {"value": column}
+    for place, name in (("value", "value"), ("each", "each.value")):
+        places |= {f"key_{place}": _KEY.format(name=name), f"escape_{place}": _HAS_ESCAPE.format(name=name)}
+    places["key_certificate"] = _KEY_OF_CERTIFICATE.format(name="each.value")
+    for place, name in (("called", "name"), ("called_new", "NEW.name"), ("called_subject", "substr(c.subject, 4)")):
+        places[place] = _CALLED.format(name=name)
+    for table, of, row in (
+        ("new", "", f"NEW.realm_id, each.value, NEW.id AS device_id, {_NONE} AS certificate_id"),
+        ("added", "added, ", f"added.realm_id, each.value, added.id AS device_id, {_NONE} AS certificate_id"),
+        ("d", "device AS d, ", f"d.realm_id, each.value, d.id AS device_id, {_NONE} AS certificate_id"),
+        ("c", "certificate AS c, ", "c.realm_id, each.value, c.device_id, c.id AS certificate_id"),
+    ):
+        has_escape = places["escape_each"] + (f" AND {_PLACES['held']}" if table == "c" else "")
+        names = f"SELECT {row} FROM {of}{each[f'each_{table}']} AS each{column} WHERE {has_escape}"  # noqa: S608  # likewise
+        places[f"unescaped_{table}"] = _unescaped(names.replace("NEW.realm_id,", "NEW.realm_id AS realm_id,"))
     # The triggers first: they lock the table, so that no device is added by another node and missed by both.
     for statement in (*(_SQLITE if dialect == "sqlite" else _POSTGRESQL), *_FILL):
         op.execute(statement.format(**places))
