@@ -162,8 +162,8 @@ device = Table(
     ),
 )
 
-# Whose name is whose, so that no device gets another's on its own word: names as certificates have them (`DNS:x`,
-# `IP:x`, ...), and every device's own name as a DNS name in lower case. Those of the record are kept by triggers
+# Whose name is whose, so that no device gets another's on its own word: keys of names (`registration/name_keys`), and
+# of what every device is called, as a DNS name. Those of the record are kept by triggers
 # (revision 0009); `certificate_id` is NULL then, else the newest certificate that has the name beside the record.
 device_name = Table(
     "device_name",

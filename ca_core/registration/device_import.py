@@ -33,6 +33,7 @@ from ca_core.registration.import_rows import (
     HAPPENED,
     IMPORT,
     IMPORT_WHY,
+    NAMES,
     NOTHING,
     SECRETS,
     batched,
@@ -225,6 +226,7 @@ class DeviceImport:
             **found.facts,
         }
         steps = [Step(DEVICES, {"realm_id": found.id, "created_at": at, "batch": batch}, expect=count)]
+        steps.append(Step(NAMES, {"realm_id": found.id, "created_at": at}, expect=0))
         if has_secrets:
             steps.append(Step(SECRETS, {"realm_id": found.id, "batch": batch}, expect=count))
         details = {"devices": count, "file": name, "sha256": digest.hex(), "secrets": has_secrets, "batch": batch}

@@ -72,17 +72,18 @@ class Duplicates:
 
     async def _of_others(self, entries: Sequence[Entry]) -> list[ImportFault]:
         """Those whose names are of devices that are there."""
-        wanted: dict[str, tuple[Entry, str, str]] = {}
+        wanted: dict[str, list[tuple[Entry, str, str]]] = {}
         for entry in entries:
             for key, (column, shown) in _keys_of(entry).items():
-                wanted.update(dict.fromkeys(looked_up([key]), (entry, column, shown)))
+                for sought in looked_up([key]):
+                    wanted.setdefault(sought, []).append((entry, column, shown))
         faults: list[ImportFault] = []
         for keys in batched(wanted, _KEYS):
             for key, holder in await names_of_others(self._store, self._found.id, 0, keys, self._now):
-                entry, column, shown = wanted[key]
-                if holder != entry.name:  # else its name said so
-                    said = f"{shown} is a name of device {holder}, or of a certificate of it"
-                    faults.append(_fault(entry, column, "name_of_other_device", said))
+                for entry, column, shown in wanted[key]:
+                    if holder != entry.name:  # else its name said so
+                        said = f"{shown} is a name of device {holder}, or of a certificate of it"
+                        faults.append(_fault(entry, column, "name_of_other_device", said))
         return list(dict.fromkeys(faults))
 
     async def _taken(self, entries: Sequence[Entry]) -> list[ImportFault]:

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import Table, bindparam, insert, literal, select
+from sqlalchemy import Table, and_, bindparam, exists, insert, literal, null, or_, select
 
 from ca_core.model import DeviceState
 from ca_core.records.query import Query, Values
-from ca_core.records.schema import device, device_import, device_import_row, device_secret
+from ca_core.records.schema import certificate, device, device_import, device_import_row, device_name, device_secret
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
 from ca_core.registration.allow_list import Entry
 from ca_core.registration.realm import SAME_ACTIVE
@@ -40,6 +40,35 @@ DEVICES = Query(
         select(*_device_values.values()).where(_OF_BATCH).order_by(_r.number),
         include_defaults=False,
     )
+)
+_n, _theirs, _o, _c = device_name.c, device_name.alias("theirs").c, device.alias("other").c, certificate.c
+NAMES = Query(
+    # Touches a row for each name that another device got while the list was read, so that there must be none.
+    device_name.update()
+    .where(
+        _n.realm_id == bindparam("realm_id"),
+        _n.certificate_id.is_(None),
+        _n.device_id.in_(select(_d.id).where(_d.import_id == bindparam("guard_id"))),
+        exists().where(
+            _theirs.realm_id == _n.realm_id,
+            _theirs.name == _n.name,
+            _theirs.device_id != _n.device_id,
+            or_(
+                and_(
+                    _theirs.certificate_id.is_(None),
+                    exists().where(_o.realm_id == _theirs.realm_id, _o.id == _theirs.device_id, _o.state != "retired"),
+                ),
+                exists().where(
+                    _c.realm_id == _theirs.realm_id,
+                    _c.id == _theirs.certificate_id,
+                    _c.status != "revoked",
+                    _c.superseded_at.is_(None),
+                    _c.not_after > bindparam("created_at"),
+                ),
+            ),
+        ),
+    )
+    .values(certificate_id=null())
 )
 _secret_values = {
     "realm_id": _d.realm_id,

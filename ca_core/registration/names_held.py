@@ -1,8 +1,8 @@
 """Whose name is whose: what a device gets beyond its own record is no server's name, and no other device's.
 
-Another device has the names of its record, its own name, and those of its newest certificate while that is neither
-revoked nor over. All stand in `device_name`, by which a name is looked up: those of the record by triggers, those of
-certificates by the unit that issues.
+Another device has the names of its record, its own name, and those of its certificates while these are neither revoked
+nor over. All stand in `device_name`, by which a name is looked up: those of the record by triggers, those of
+certificates, with the newest that has them, by the unit that issues.
 """
 
 import functools

@@ -203,7 +203,7 @@ def test_case_10_a_profile_gives_no_extension_that_has_power_over_others_in_a_wi
     told = f"profiles.device.extensions[0]: the extension {oid} is given to no device: "
     assert (caught.value.code, told in caught.value.message) == ("document_invalid", True)
     assert "(leave it out)" in caught.value.message
-    template = parse_toml(f'{MINIMAL}extensions = [{{oid = "1.3.6.1.4.1.311.21.7", value = "MAA="}}]')  # the twin
+    template = parse_toml(f'{MINIMAL}extensions = [{{oid = "1.3.6.1.4.1.311.99", value = "MAA="}}]')  # the twin
     assert template.profiles["device"].rules.own
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import tomli_w
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca_core.core import Core
-from ca_core.csr import canonical_san
+from ca_core.csr import ParsedCsr, canonical_san
 from ca_core.errors import OperatorError
 from ca_core.model import Evidence, Operation
 from ca_core.records.unit import Unit
@@ -17,7 +19,7 @@ from ca_core.registration.device_change import Facts
 from ca_core.rows import DeviceChange
 from tests.helpers import factory
 from tests.helpers.admission import admit_by, outcome_of
-from tests.helpers.core import ME, Installation, SetClock, ask, code_of, csr_of, enrolled, new_key
+from tests.helpers.core import ME, Enrolled, Installation, SetClock, ask, code_of, csr_of, enrolled, new_key
 
 ROOT = factory.root()
 
@@ -141,6 +143,106 @@ async def test_a_name_of_another_device_is_refused(core: Core, held: str, asked:
     assert (await core.devices.show("default", "sensor")).names == []
     await core.devices.retire("default", "Other.example", actor=ME)
     assert (await change(core, names=[asked])).changed, "the twin: who is retired holds no name"
+
+
+FROM_REQUEST: dict[str, object] = {
+    "subject": {"CN": "{csr:*}"},
+    "names": ["{device.names}", "{csr:DNS:*.example?}", "{csr:URI:urn:dev:*?}"],
+    "lint_allow": ["pkix.invalid_uri_syntax"],
+}
+CARRIED = ("DNS:x1.example", "DNS:X1.example.", "DNS:cn.example", "URI:urn:dev:bee", "URI:URN:Dev:%62ee")
+OF_NOBODY = ("DNS:x2.example", "DNS:x1.example.org", "URI:urn:dev:bees", "IP:10.9.9.8")
+
+
+async def one_with_names(core: Core) -> Enrolled:
+    """A device with names in its certificate alone, and one of its record."""
+    await edit_profiles(core, device=FROM_REQUEST)
+    secret = (await core.devices.add("default", "one", sans=["IP:10.9.9.9"], actor=ME)).secret
+    csr = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "cn.example")])
+    )
+    names = [x509.DNSName("x1.example"), x509.UniformResourceIdentifier("urn:dev:bee")]
+    csr = csr.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    key = new_key()
+    der = csr.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    issued = await ask(core, Evidence(secret=secret), ParsedCsr.parse(der))
+    return Enrolled("one", secret, key, issued.certificate, format(issued.serial, "x"))
+
+
+@pytest.mark.parametrize("asked", [*CARRIED, "IP:10.9.9.9", "DNS:one", "DNS:ONE."])
+@pytest.mark.parametrize("is_retired", [False, True], ids=["", "retired"])
+async def test_case_29_no_record_gets_a_name_that_a_device_s_certificate_carries(
+    core: Core, asked: str, is_retired: bool
+) -> None:
+    held = await one_with_names(core)
+    await core.devices.add("default", "sensor", actor=ME)
+    if is_retired:
+        await core.devices.retire("default", "one", actor=ME)
+    is_free = is_retired and asked.lower().rstrip(".") == "dns:one"  # which no certificate carries
+    if not is_free:
+        assert await refusal(core, names=[asked]) == "name_of_other_device"
+        with pytest.raises(OperatorError) as caught:
+            await core.devices.add("default", "other", sans=[asked], actor=ME)
+        assert caught.value.code == "name_of_other_device"
+        assert "one" in caught.value.message
+        await core.certificates.revoke(held.serial, reason="superseded", actor=ME)
+        if not is_retired:
+            await core.devices.retire("default", "one", actor=ME)
+    assert (await change(core, names=[asked])).changed, "the twin"
+
+
+@pytest.mark.parametrize("called", ["x1.example", "X1.Example.", "urn:dev:bee", "10.9.9.9", "CN.example", "One"])
+async def test_case_29_nor_is_a_device_called_by_such_a_name(core: Core, called: str) -> None:
+    await one_with_names(core)
+    with pytest.raises(OperatorError) as caught:
+        await core.devices.add("default", called, actor=ME)
+    assert caught.value.code == "name_of_other_device"
+    await core.devices.add("other", called, actor=ME)  # the twin
+    await core.devices.add("default", f"{called}8", actor=ME)
+
+
+@pytest.mark.parametrize("asked", OF_NOBODY)
+async def test_a_name_that_nobody_has_is_free_for_a_record(core: Core, asked: str) -> None:
+    await one_with_names(core)
+    await core.devices.add("default", "sensor", actor=ME)
+    assert (await change(core, names=[asked])).changed
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ("DNS:OTHER.example.com", "name_of_server"),
+        ("DNS:pki.example.com", "name_of_server"),
+        ("IP:192.0.2.1", "name_of_server"),
+        ("DNS:device.example.com", ""),
+        ("IP:192.0.2.2", ""),
+    ],
+)
+async def test_case_29_no_record_has_a_name_of_this_server(core: Core, asked: str, code: str) -> None:
+    await core.server_certificates.ensure(["pki.example.com", "192.0.2.1"])
+    await core.devices.add("default", "sensor", actor=ME)
+    if not code:
+        assert (await change(core, names=[asked])).changed
+        return
+    assert await refusal(core, names=[asked]) == code
+    for name, sans in (("other", [asked]), (asked.partition(":")[2], [])):
+        with pytest.raises(OperatorError) as caught:
+            await core.devices.add("default", name, sans=sans, actor=ME)
+        assert caught.value.code == code
+
+
+async def test_names_that_two_records_have_from_before_stay_with_both(core: Core, installation: Installation) -> None:
+    evidence = {}
+    for name in ("one", "two"):
+        evidence[name] = Evidence(secret=(await core.devices.add("default", name, actor=ME)).secret)
+    installation.sql("""UPDATE device SET names = '["DNS:shared.example"]'""")
+    for name in ("one", "two"):
+        key = new_key()
+        issued = await ask(core, evidence[name], csr_of(key, name))
+        own = Enrolled(name, "", key, issued.certificate, format(issued.serial, "x"))
+        again = await ask(core, own.evidence, csr_of(new_key(), name), operation=Operation.REENROLL)
+        assert names_in(again.certificate) == ("DNS:shared.example",)
+    assert (await change(core, "two", names=["DNS:shared.example", "DNS:more.example"])).changed
 
 
 @pytest.mark.parametrize(

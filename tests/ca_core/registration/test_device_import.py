@@ -303,6 +303,39 @@ class Meddling(Keeper):
             self._installation.sql(statement)
 
 
+async def test_case_29_no_line_has_a_name_of_another_device_or_line_or_of_this_server(
+    core: Core, installation: Installation
+) -> None:
+    await core.server_certificates.ensure(["pki.example.com"])
+    await core.devices.add("default", "one", sans=["DNS:x1.example", "IP:10.0.0.9", "URI:urn:dev:Bee"], actor=ME)
+    lines = (
+        "a,DNS:X1.example",
+        "10.0.0.9,",
+        "c,DNS:free.example URI:URN:dev:%62ee",
+        "ONE,",
+        "e,DNS:free.example.",
+        "F,",
+        "f,",
+        "g,DNS:Pki.example.com",
+        "one,DNS:x1.example",
+        "h,DNS:i.example IP:10.0.0.8",
+    )
+    assert await refused(core, text_of(*lines, header="name,san")) == [
+        (2, "san", "name_of_other_device"),
+        (3, "name", "name_of_other_device"),
+        (4, "san", "name_of_other_device"),
+        (5, "name", "name_of_other_device"),
+        (6, "san", "name_of_other_device"),
+        (8, "name", "name_of_other_device"),
+        (9, "san", "name_of_server"),
+        (10, "san", "name_of_other_device"),
+        (10, "name", "name_of_other_device"),
+        (10, "name", "device_exists"),
+    ]
+    nothing_happened(installation, devices=1)
+    assert (await run(core, text_of("d,DNS:free.example", lines[-1], header="name,san"))).devices == 2, "the twin"
+
+
 ADD = (
     "INSERT INTO device (realm_id, name, state, names, created_at, manufacturer, serial_number)"
     " SELECT id, '{}', 'expected', '[]', 0, {} FROM realm WHERE name = 'default'"
@@ -310,6 +343,11 @@ ADD = (
 MEANWHILE = {
     "name": (ADD.format("b", "NULL, NULL"), "import_overtaken", 1),
     "identity": (ADD.format("x", "'acme', '2'"), "import_overtaken", 1),
+    "name-of-a-record": (
+        ADD.format("x", "NULL, NULL").replace("'[]'", """'["DNS:b"]'"""),
+        "import_overtaken",
+        1,
+    ),
     "realm": ("UPDATE realm SET state = 'retired' WHERE name = 'default'", "realm_changed", 0),
 }
 
