@@ -176,6 +176,8 @@ CODES: dict[str, str] = {
     "that is meant.",
     "requests_too_many": "Too many requests wait; decide some ('enrolld request list --state pending'), or raise "
     "[admission] pending_most or pending_per_source.",
+    "request_outdated": "What would be issued is not what was asked for then. When the device asks again, that is a "
+    "new request: decide that one.",
     "request_rejected": "An operator rejected the request; the device must ask with another key.",
     "idevid_not_admitted": "This realm does not admit by IDevID; see its [admission].",
     "idevid_without_serial": "The IDevID carries no serialNumber; enroll the device with a secret.",

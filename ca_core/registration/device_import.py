@@ -43,6 +43,7 @@ from ca_core.registration.import_rows import (
 )
 from ca_core.registration.names_held import server_names
 from ca_core.registration.realm import Realm, Realms
+from ca_core.registration.request_ends import end_of_imported
 from ca_core.rows import HandedSecret, Import, ImportFault
 
 __all__ = ["DeviceImport", "ImportRefused", "SecretKeeper"]
@@ -229,10 +230,13 @@ class DeviceImport:
         steps.append(Step(NAMES, {"realm_id": found.id, "created_at": at}, expect=0))
         if has_secrets:
             steps.append(Step(SECRETS, {"realm_id": found.id, "batch": batch}, expect=count))
+        # Last, because it is what others could wait for. Who asked in these names before was not these devices.
+        steps.append(end_of_imported(found.id, at))
         details = {"devices": count, "file": name, "sha256": digest.hex(), "secrets": has_secrets, "batch": batch}
         event = AuditEvent("device.imported", actor, realm=found.name, details=details)
-        # All rows are new: what else is written meanwhile changes none of the facts. A name that somebody adds at this
-        # moment is the constraint's to find.
+        # All rows are new: what else is written meanwhile changes none of the facts, and the requests that end are
+        # granted to nobody any more, however they are decided meanwhile (`request_identity`). A name that somebody adds
+        # at this moment is the constraint's to find.
         touches = frozenset({f"import:{found.id}"})
         await self._store.commit(Unit(Guard(IMPORT, row, IMPORT_WHY), at, tuple(steps), (event,), touches))
 

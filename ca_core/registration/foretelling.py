@@ -8,12 +8,13 @@ import datetime as dt
 from cryptography import x509
 
 from ca_core.csr import ParsedCsr
-from ca_core.errors import InternalError, Refusal, TooMany
-from ca_core.model import Call, Clock, Operation, Refused, Requester
+from ca_core.errors import InternalError, NotAuthorized, Refusal, TooMany
+from ca_core.model import Call, Clock, Operation, Pending, Refused, Requester
 from ca_core.names import parse_duration
 from ca_core.records.store import Store
 from ca_core.records.times import rfc3339
 from ca_core.registration.pending import Pendings
+from ca_core.registration.profile import choose_profile
 from ca_core.registration.realm import Resolved, is_retired
 from ca_core.registration.rehearsal import Rehearsal, WouldIssue
 from ca_core.rows import Outlook, RequestRow
@@ -60,8 +61,9 @@ async def foretell(store: Store, row: RequestRow, clock: Clock, *, public_url: s
         return Outlook(outcome="unknown", message=str(exc), warnings=[f"what would be issued is not known: {exc}"])
     if isinstance(outcome, Refused):
         return _refused(outcome.refusal)
-    # It was served otherwise, or the realm has changed so that it would be another request.
-    message = "it would not be this request any more: the realm or the device has changed since"
+    if isinstance(outcome, Pending):
+        return _refused(NotAuthorized("request_outdated", "The device, its name or its profile has changed since."))
+    message = "it would be answered with a certificate that was issued already"
     return Outlook(outcome="unknown", message=message, warnings=[message])
 
 
@@ -75,6 +77,8 @@ def _issued(
         warnings += _ending(requester, until)
         if requester.is_unproven and not requester.device.is_new:
             warnings.append(f"{requester.device.name} is registered, and nothing proves that it asks: compare the key")
+        if jitter := choose_profile(resolved, requester.device).document.jitter:
+            warnings.append(f"by the profile's jitter it may end up to {jitter} earlier")
         if requester.asks_webhook:
             warnings.append("the realm's webhook is asked as well: it may take names away, shorten it, or refuse")
     return Outlook(

@@ -38,6 +38,7 @@ from ca_core.registration.newcomer import (
 from ca_core.registration.pending import touched_request
 from ca_core.registration.realm import Realm
 from ca_core.registration.renewal import expected, learned
+from ca_core.registration.request_ends import end_unproven
 from ca_core.registration.tolerances import tolerance_steps, tolerance_touches
 
 _SPEND = Query(
@@ -211,6 +212,9 @@ def issued_unit(decision: Decision) -> Unit:
     if decision.pending_id is not None:
         granted: Values = {"of_realm": realm.id, "of_request": decision.pending_id}
         steps.append(Step(GRANTED, granted | {"fingerprint": fingerprint}) if is_new else Step(_GRANTED, granted))
+    if is_new and realm.takes_strangers:
+        # Who else asked in this name was not this device.
+        steps.append(end_unproven(realm.id, requester.device.name, at))
     if decision.ceiling:
         steps += admitted_steps(realm.id, decision.now, is_unproven=requester.names_itself)
     steps += held_steps(realm.id, device_id, chosen, fingerprint)

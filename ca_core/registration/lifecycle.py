@@ -24,9 +24,9 @@ from ca_core.registration.certificates import Certificates
 from ca_core.registration.device import MAY_ENROLL
 from ca_core.registration.device_facts import check_identity
 from ca_core.registration.device_list import ONE, device_row
-from ca_core.registration.pending import end_requests
 from ca_core.registration.realm import Realm, Realms
 from ca_core.registration.renewal import NONE_EXPECTED
+from ca_core.registration.request_ends import end_requests
 from ca_core.rows import DeviceRow, Replacement
 
 _TRIES = 5

@@ -12,6 +12,7 @@ from ca_core.records.query import Query, Values, insert_into
 from ca_core.records.schema import attempt, certificate
 from ca_core.records.schema import request as request_table
 from ca_core.registration.device import registered_row
+from ca_core.registration.pending import touched_name
 from ca_core.registration.realm import Realm
 
 __all__ = ["CERTIFICATE", "FIRST_ATTEMPT", "GRANTED", "added_event", "newcomer_row", "newcomer_touches"]
@@ -40,7 +41,7 @@ def newcomer_row(realm: Realm, requester: Requester, at: int) -> Values:
 
 def newcomer_touches(realm: Realm, requester: Requester) -> frozenset[str]:
     """What adding it touches (`Unit.touches`)."""
-    return frozenset({f"newcomer:{realm.id}:{requester.device.name.lower()}"})
+    return frozenset({touched_name(realm.name, requester.device.name)})
 
 
 def added_event(realm: Realm, requester: Requester, request_id: str) -> AuditEvent:

@@ -1,13 +1,12 @@
 """Requests that wait for an operator: found again when they are asked again, and decided once.
 
-A request is the same when the same requester asks with the same key for the same names, whatever CSR that is written
-in: a CSR that is bound to its TLS session is another one each time. It is kept with what proved who asked, so that it
-can be judged anew when it is granted, by the rules of that day.
+A request is the same when the same requester asks with the same key for the same certificate (`request_identity`),
+whatever CSR that is written in: a CSR that is bound to its TLS session is another one each time. It is kept with what
+proved who asked, so that it can be judged anew when it is granted, by the rules of that day.
 """
 
 import base64
 import datetime as dt
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +23,14 @@ from ca_core.records.query import Query, Row, Values
 from ca_core.records.schema import request as request_table
 from ca_core.records.store import Store
 from ca_core.records.times import from_ms, to_ms
-from ca_core.records.unit import Guard, Step, Unit
+from ca_core.records.unit import Guard, Unit
 from ca_core.registration.admission.secret import holds_secret
 from ca_core.registration.attempts import transaction_details
 from ca_core.registration.pending_room import ADD, ADD_WHY, no_room, room
 from ca_core.registration.realm import Realm
+from ca_core.registration.request_ends import end_outdated
 
-__all__ = ["PendingRequest", "Pendings", "end_requests", "rejected", "request_identity", "touched_request"]
+__all__ = ["PendingRequest", "Pendings", "rejected", "touched_name", "touched_request"]
 
 _SUBJECT = 2000
 _q = request_table.c
@@ -69,16 +69,6 @@ _BY_TRANSACTION = Query(
     .order_by(_q.id.desc())
     .limit(1)
 )
-_END = Query(
-    request_table.update()
-    .where(
-        _q.realm_id == bindparam("of_realm"),
-        _q.device == bindparam("of_device"),
-        (_q.state == "pending") | (_q.state == "approved"),
-        _q.expires_at > bindparam("at"),
-    )
-    .values(expires_at=bindparam("at"))
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,40 +86,16 @@ class PendingRequest:
     transaction_id: str | None
 
 
-def request_identity(requester: Requester, csr: ParsedCsr, profile: str) -> bytes:
-    """What makes two requests the same one: who asks for which profile, the key and the names, within a realm.
-
-    What an operator has approved for one profile is nothing that another gives.
-    """
-    parts = (
-        profile.encode(),
-        requester.means.value.encode(),
-        requester.device.name.encode(),
-        requester.credential,
-        csr.spki_sha256,
-        csr.names_hash,
-    )
-    return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
-
-
-def end_requests(realm_id: int, device: str, at: int) -> Step:
-    """The step that ends what waits or is approved in a device's name: it is not the device any more that was meant."""
-    return Step(_END, {"of_realm": realm_id, "of_device": device, "at": at}, expect=None)
-
-
 class Pendings:
     """Keeps requests until they are decided."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def find(
-        self, realm: Realm, requester: Requester, csr: ParsedCsr, profile: str, now: dt.datetime
-    ) -> PendingRequest | None:
-        """One of that key that was rejected, else the newest of the same requester, profile, key and names."""
+    async def find(self, realm: Realm, csr: ParsedCsr, identity: bytes, now: dt.datetime) -> PendingRequest | None:
+        """One of that key that was rejected, else the newest of the same identity (`request_identity`)."""
         row = await self._store.first(_REJECTED, realm_id=realm.id, spki_sha256=csr.spki_sha256)
         if row is None:
-            identity = request_identity(requester, csr, profile)
             row = await self._store.first(_BY_IDENTITY, realm_id=realm.id, request_key=identity)
         return _found(row, now) if row else None
 
@@ -153,11 +119,12 @@ class Pendings:
         requester: Requester,
         csr: ParsedCsr,
         profile: str,
+        identity: bytes,
         operation: str,
         call: Call,
         now: dt.datetime,
     ) -> None:
-        """Keep a new request.
+        """Keep a new request; one for what the certificate would have said before ends.
 
         Raises `TooMany` when too many wait, `NotAuthorized` for another key's transaction, `ConditionFailed` when
         something has changed.
@@ -175,7 +142,7 @@ class Pendings:
             "subject": _shown(csr.subject.rfc4514_string()),
             "names": json.dumps(csr.san),
             "key": csr.key,
-            "request_key": request_identity(requester, csr, profile),
+            "request_key": identity,
             "spki_sha256": csr.spki_sha256,
             "signer_key": requester.credential_key or csr.spki_sha256,
             "csr": csr.der,
@@ -207,7 +174,9 @@ class Pendings:
             },
         )
         try:
-            await self._store.commit(Unit(Guard(ADD, row | room(realm, requester), ADD_WHY), at, (), (event,)))
+            await self._store.commit(
+                Unit(Guard(ADD, row | room(realm, requester), ADD_WHY), at, (end_outdated(row),), (event,))
+            )
         except ConditionFailed as exc:
             raise no_room(exc, call) from exc  # enforces case 35
 
@@ -233,6 +202,11 @@ def _shown(subject: str) -> str:
 def touched_request(pending_id: int) -> str:
     """The request among what a unit touches (`Unit.touches`)."""
     return f"request:{pending_id}"
+
+
+def touched_name(realm: str, device: str) -> str:
+    """The requests in a name, while nobody is registered by it, among what a unit touches."""
+    return f"newcomer:{realm}:{device.lower()}"
 
 
 def rejected(found: PendingRequest) -> NotAuthorized:

@@ -15,7 +15,7 @@ from ca_core.records.unit import guarded_insert
 from ca_core.registration.ceiling import share_of_unproven
 from ca_core.registration.realm import SAME_ACTIVE, Realm
 
-__all__ = ["ADD", "ADD_WHY", "no_room", "room"]
+__all__ = ["ADD", "ADD_WHY", "is_unproven", "no_room", "room"]
 
 _NO_LIMIT = 1 << 30
 _open = request_table.alias("open").c
@@ -31,12 +31,12 @@ _STANDS = (
 )
 
 
-def _is_unproven(means: ColumnElement[str]) -> ColumnElement[bool]:
+def is_unproven(means: ColumnElement[str]) -> ColumnElement[bool]:
     """As `Requester.is_unproven`. Spelled out, because an IN list is expanded anew at each execution."""
     return (means == "approval") | (means == "challenge") | (means == "open")
 
 
-_UNPROVEN = _is_unproven(_open.means)
+_UNPROVEN = is_unproven(_open.means)
 _count = select(func.count())
 ADD, ADD_WHY = guarded_insert(
     request_table,
@@ -56,7 +56,17 @@ ADD, ADD_WHY = guarded_insert(
             _same.transaction_id == bindparam("transaction_id"),
             _same.device == bindparam("device"),
             _same.spki_sha256 != bindparam("spki_sha256"),
-            case((_is_unproven(_same.means), 1), else_=0) == bindparam("unproven"),
+            case((is_unproven(_same.means), 1), else_=0) == bindparam("unproven"),
+            *_STANDS,
+        )
+        .exists(),
+        # RFC 8894 4.4: a transaction that waits is polled for, not changed.
+        "transaction_not_of_other_names": ~select(_same.id)
+        .where(
+            _same.realm_id == bindparam("realm_id"),
+            _same.transaction_id == bindparam("transaction_id"),
+            _same.spki_sha256 == bindparam("spki_sha256"),
+            (_same.subject != bindparam("subject")) | (_same.names != bindparam("names")),
             *_STANDS,
         )
         .exists(),
@@ -93,6 +103,8 @@ def no_room(failed: ConditionFailed, call: Call) -> CoreError:
     """What to raise for conditions that failed: a refusal, or they themselves, to decide again."""
     if "transaction_not_of_other_key" in failed.conditions:
         return NotAuthorized("transaction_of_other_key", "The transaction was one for another key.")
+    if "transaction_not_of_other_names" in failed.conditions:
+        return NotAuthorized("transaction_of_other_request", "The transaction was one for another request.")
     whose = [words for name, words in _WHOSE.items() if name in failed.conditions]
     if not whose:
         return failed

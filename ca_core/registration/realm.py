@@ -84,6 +84,11 @@ class Realm:
         """The way of who proves nothing, where there is one: an operator looks at it, or the realm is open."""
         return next((way for way in self.ways if way.proofs <= {"open"}), None)
 
+    @cached_property
+    def takes_strangers(self) -> bool:
+        """Whether an operator lets in who proves to be no single device, so that such requests may wait."""
+        return any(way.approval and way.proofs.isdisjoint({"secret", "idevid"}) for way in self.ways)
+
     @property
     def asks_for_password(self) -> bool:
         """Whether who shows nothing may still have a secret, and sends it only when asked, as stock EST clients do."""

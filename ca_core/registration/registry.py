@@ -33,8 +33,8 @@ from ca_core.registration.history import history
 from ca_core.registration.lifecycle import VOID_SECRETS, identity_taken
 from ca_core.registration.names_held import chosen_values, free_for_record, room_for
 from ca_core.registration.names_recorded import check_not_of_server, keys_of_record, name_of_other
-from ca_core.registration.pending import end_requests
 from ca_core.registration.realm import SAME_ACTIVE, Realm, Realms
+from ca_core.registration.request_ends import end_by_secret, end_unproven
 from ca_core.registration.why import sentence, sentence_of_unknown
 from ca_core.rows import ActRow, DeviceRow, HandedSecret, Why
 
@@ -118,7 +118,7 @@ class Devices(DeviceChanges):
             details={"profile": profile, "serial_number": serial_number, "manufacturer": manufacturer, "names": names},
         )
         secret = Step(_ADD_SECRET, secret_row(found.id, selector, digest, at, until))
-        ended = end_requests(found.id, name, at)  # whoever asked in this name before was not this device
+        ended = end_unproven(found.id, name, at)  # whoever asked in this name before was not this device
         try:
             await self._store.commit(Unit(Guard(add, row, why), at, (secret, ended), (event,)))
         except ConditionFailed as exc:
@@ -144,6 +144,7 @@ class Devices(DeviceChanges):
         steps = (
             Step(VOID_SECRETS, {"of_realm": found.id, "now": at}, expect=None),
             Step(_ADD_SECRET, secret_row(found.id, selector, digest, at, until)),
+            end_by_secret(found.id, name, at),
         )
         event = AuditEvent("secret.made", actor, realm=found.name, device=name, details={"expires": rfc3339(until)})
         guard = Guard(_TOUCH, {"of_realm": found.id, "of_name": name})

@@ -18,7 +18,7 @@ from ca_core.authority.plan import CertificatePlan
 from ca_core.authority.sealing import UnlockKey
 from ca_core.csr import ParsedCsr
 from ca_core.errors import InternalError, SealingFailed, Unavailable
-from ca_core.model import Call, Clock, RaKey, Requester
+from ca_core.model import Call, Clock, RaKey
 from ca_core.public_key import PublicKey
 from ca_core.records.audit import AuditEvent
 from ca_core.records.query import Params, Query, Row, Value
@@ -102,6 +102,7 @@ class Rehearsal:
             demo=demo,
             webhook=_Unasked(),
             pendings=_Unkept(reading, approving),
+            chance=lambda: 0.0,  # the latest end
         )
         self._ra_certificates = RaCertificates(reading, self.realms, self._issuers, pen, clock, public_url)
 
@@ -170,10 +171,8 @@ class _Unkept(Pendings):
         super().__init__(store)
         self._approving = approving
 
-    async def find(
-        self, realm: Realm, requester: Requester, csr: ParsedCsr, profile: str, now: dt.datetime
-    ) -> PendingRequest | None:
-        found = await super().find(realm, requester, csr, profile, now)
+    async def find(self, realm: Realm, csr: ParsedCsr, identity: bytes, now: dt.datetime) -> PendingRequest | None:
+        found = await super().find(realm, csr, identity, now)
         if found is not None and self._approving is not None and found.id == self._approving.id:
             return replace(found, state="approved")
         return found

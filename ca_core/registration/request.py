@@ -50,6 +50,7 @@ from ca_core.registration.poll import poll_transaction
 from ca_core.registration.profile import CHANCE, Chance, choose_issuer, choose_profile, make_plan
 from ca_core.registration.realm import Realms, Resolved
 from ca_core.registration.recording import Recorder
+from ca_core.registration.request_identity import request_identity
 from ca_core.registration.requester import authenticate, claim_of
 from ca_core.registration.retransmission import asked_before, request_key, served_by, transacted_before
 
@@ -228,9 +229,13 @@ class Registration:
             await check_ceiling(self._store, realm, now, is_unproven=requester.names_itself)
         pending_id: int | None = None
         if requester.needs_approval:
-            waiting = await self._pendings.find(realm, requester, csr, profile.name, now)
+            identity = request_identity(requester, csr, profile, examined)
+            waiting = await self._pendings.find(realm, csr, identity, now)
             if waiting is None or waiting.state not in ("approved", "rejected"):
-                return await self._wait(resolved, requester, csr, profile.name, operation, call, waiting, now)
+                if waiting is None or waiting.state != "pending":
+                    await self._pendings.keep(realm, requester, csr, profile.name, identity, operation.value, call, now)
+                self._recorder.waits(realm, requester, csr, call)
+                return self._pendings.wait(realm)
             if waiting.state == "rejected":
                 raise rejected(waiting)
             pending_id = waiting.id
@@ -268,23 +273,6 @@ class Registration:
         self._pauses.served(who_asks(resolved, requester.evidence, csr))
         # (6) Only now may it leave.
         return Issued(signed.der, signed.serial)
-
-    async def _wait(
-        self,
-        resolved: Resolved,
-        requester: Requester,
-        csr: ParsedCsr,
-        profile: str,
-        operation: Operation,
-        call: Call,
-        waiting: PendingRequest | None,
-        now: dt.datetime,
-    ) -> Pending:
-        """Have a request wait for an operator: a new one, or one that waits already."""
-        if waiting is None or waiting.state != "pending":
-            await self._pendings.keep(resolved.realm, requester, csr, profile, operation.value, call, now)
-        self._recorder.waits(resolved.realm, requester, csr, call)
-        return self._pendings.wait(resolved.realm)
 
 
 def _credential_of(requester: Requester) -> tuple[str, bytes]:

@@ -17,7 +17,7 @@ from ca_core.records.store import Store
 from ca_core.records.times import from_ms, rfc3339, to_ms
 from ca_core.records.unit import Guard, Step, Unit
 from ca_core.registration.foretelling import foretell
-from ca_core.registration.pending import touched_request
+from ca_core.registration.pending import touched_name, touched_request
 from ca_core.registration.realm import Realms
 from ca_core.rows import RequestRow
 
@@ -74,6 +74,21 @@ _DECIDE = Query(
     )
     .returning(_q.id)
 )
+_SHOWN = 5
+_o = request_table.alias("other").c
+_OTHERS = Query(
+    select(_o.id)
+    .where(
+        _q.id == bindparam("id"),
+        _o.realm_id == _q.realm_id,
+        _o.device == _q.device,
+        _o.id != _q.id,
+        (_o.state == "pending") | (_o.state == "approved"),
+        _o.expires_at > bindparam("now"),
+    )
+    .order_by(_o.id)
+    .limit(_SHOWN + 1)
+)
 _OLD = _q.expires_at < bindparam("before")
 _ANY_OLD = Query(select(_q.id).where(_OLD).limit(1))
 _FORGET = Query(
@@ -119,6 +134,10 @@ class RequestDesk:
         if found.state not in ("pending", "approved"):
             return found
         outlook = await foretell(self._store, found, self._clock, public_url=self._public_url, demo=self._demo)
+        if others := await self._store.fetch(_OTHERS, id=int(found.id), now=to_ms(self._clock())):
+            ids = ", ".join(str(row[0]) for row in others[:_SHOWN]) + (" and more" if len(others) > _SHOWN else "")
+            warning = f"others ask in the name of {found.device} as well: see request {ids}"
+            outlook = msgspec.structs.replace(outlook, warnings=[*outlook.warnings, warning])
         return msgspec.structs.replace(found, outlook=outlook)
 
     async def _one(self, request_id: str) -> RequestRow:
@@ -177,7 +196,7 @@ class RequestDesk:
             request_id=found.request_id,
             details={"key_sha256": found.key_sha256, "means": found.means, "reason": why},
         )
-        touches = frozenset({touched_request(int(found.id))})
+        touches = frozenset({touched_request(int(found.id)), touched_name(found.realm, found.device)})
         try:
             await self._store.commit(Unit(guard, at, (), (event,), touches))
         except ConditionFailed as exc:

@@ -15,6 +15,7 @@ from ca_core.registration import allow_list
 from ca_core.registration.device_import import ImportRefused
 from ca_core.rows import HandedSecret, Import
 from tests.helpers import factory
+from tests.helpers.admission import admit_by, outcome_of
 from tests.helpers.core import ME, Installation, ask, code_of, csr_of, edit_realm, enrolled, new_key
 
 LONG = os.environ.get("ENROLLD_LONG") == "1"
@@ -516,3 +517,18 @@ async def test_an_import_beside_a_realm_that_changes_is_done_or_says_so(core: Co
         assert isinstance(imported, OperatorError)
         assert imported.code == "realm_changed"
         assert listed == []
+
+
+async def test_an_import_ends_what_strangers_asked_in_its_names_and_nothing_else(core: Core) -> None:
+    await admit_by(core, "approval")
+    await admit_by(core, "approval", realm="other")
+    for name in ("gate-1", "gate-2"):
+        assert await outcome_of(core, Evidence(), csr_of(new_key(), name)) == "pending"
+    assert await outcome_of(core, Evidence(), csr_of(new_key(), "gate-1"), label="other") == "pending"
+    await run(core, b"name\ngate-1\ngate-3\n")
+    rows = {(row.realm, row.device): row.state for row in await core.requests.list(limit=9)}
+    assert rows == {
+        ("default", "gate-1"): "expired",
+        ("default", "gate-2"): "pending",
+        ("other", "gate-1"): "pending",
+    }

@@ -2,8 +2,12 @@
 
 import asyncio
 import io
+import itertools
 import tomllib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pytest
 import tomli_w
@@ -12,8 +16,9 @@ from ca_core.core import Core
 from ca_core.errors import OperatorError
 from ca_core.model import Call, Evidence, Issued, Pending, Refused
 from ca_core.registration import request_desk
+from ca_core.registration.device_change import Facts
 from ca_core.rows import RequestRow
-from tests.helpers.admission import admit_by, outcome_of, transact
+from tests.helpers.admission import admit_by, code_of_act, outcome_of, transact
 from tests.helpers.core import ME, Installation, PrivateKey, SetClock, csr_of, new_key, written
 from tests.helpers.factory import Made, idevid, root
 
@@ -282,6 +287,19 @@ async def test_a_secret_that_is_void_since_grants_nothing(core: Core, approved: 
     assert await poll(core, key) == "secret_void"
 
 
+@pytest.mark.parametrize("by_secret", [True, False], ids=["by-secret", "twin-by-stranger"])
+async def test_what_was_asked_by_a_secret_that_is_void_waits_for_nobody(core: Core, by_secret: bool) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await admit_by(core, "secret + approval", "approval")
+    evidence = Evidence(secret=handed.secret) if by_secret else Evidence()
+    assert await outcome_of(core, evidence, csr_of(new_key())) == "pending"
+    await core.devices.secret("default", "sensor", actor=ME)
+    row = await only(core)
+    assert row.state == ("expired" if by_secret else "pending")
+    approving = await code_of_act(core.requests.approve(row.id, actor=ME))
+    assert approving == ("request_decided" if by_secret else "done")
+
+
 async def test_a_suspended_device_and_an_anchor_that_is_trusted_no_more_grant_nothing(core: Core) -> None:
     anchor, key = root(), new_key()
     device = await waiting_by_idevid(core, anchor, key)
@@ -389,6 +407,236 @@ async def test_who_asked_in_a_name_before_it_was_registered_was_not_that_device(
     assert await outcome_of(by_hand, Evidence(), csr_of(key, "gate-1")) == "pending"
 
 
+Registers = Callable[[Core], Coroutine[Any, Any, object]]
+
+
+async def add(core: Core, name: str = "gate-1") -> None:
+    await core.devices.add("default", name, sans=[f"DNS:{name}.example.com"], actor=ME)
+
+
+async def bring(core: Core, name: str = "gate-1") -> None:
+    lines = f"name,san\n{name},DNS:{name}.example.com\n"
+    await core.device_import.run("default", io.BytesIO(lines.encode()), "devices.csv", actor=ME)
+
+
+async def bring_without_names(core: Core) -> None:
+    await core.device_import.run("default", io.BytesIO(b"name\ngate-1\n"), "devices.csv", actor=ME)
+
+
+async def come_by_idevid(core: Core) -> None:
+    anchor = root()
+    await core.trust.add("default", anchor.pem, name="acme", actor=ME)
+    await admit_by(core, "idevid", "approval", idevid="trusted")
+    device = Evidence(idevid(anchor, "gate-1").chain)
+    assert await outcome_of(core, device, csr_of(new_key(), "gate-1")) == "issued"
+
+
+async def let_another_stranger_in(core: Core) -> None:
+    key = new_key()
+    assert await outcome_of(core, Evidence(), csr_of(key, "gate-1")) == "pending"
+    *_, asked = await core.requests.list(state="pending", limit=9)
+    await core.requests.approve(asked.id, actor=ME)
+    assert await outcome_of(core, Evidence(), csr_of(key, "gate-1")) == "issued"
+
+
+REGISTERS = [add, bring, bring_without_names, come_by_idevid, let_another_stranger_in]
+
+
+@pytest.mark.parametrize("approved", [False, True], ids=["pending", "approved"])
+@pytest.mark.parametrize("register", REGISTERS, ids=lambda act: act.__name__)
+async def test_a_stranger_is_not_the_device_that_is_registered_by_his_name_since(
+    by_hand: Core, register: Registers, approved: bool
+) -> None:
+    key, twin = new_key(), new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "gate-1"), **SCEP) == "pending"
+    asked = await only(by_hand)
+    if approved:
+        await by_hand.requests.approve(asked.id, actor=ME)
+    await register(by_hand)
+    assert (await by_hand.requests.show(asked.id)).state == "expired", "it holds nobody's place"
+    assert await poll(by_hand, key) == "pending", "it is looked at anew"
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "gate-1"), **SCEP) == "pending"
+    anew = await only(by_hand, "pending")
+    outlook = (await by_hand.requests.show(anew.id)).outlook
+    assert outlook is not None
+    assert outlook.warnings == ["gate-1 is registered, and nothing proves that it asks: compare the key"]
+    assert await outcome_of(by_hand, Evidence(), csr_of(twin, "gate-2")) == "pending"
+    await by_hand.requests.approve((await by_hand.requests.list(state="pending", limit=9))[1].id, actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(twin, "gate-2")) == "issued", "the twin"
+
+
+@pytest.mark.parametrize("register", [add, bring], ids=lambda act: act.__name__)
+async def test_a_stranger_is_not_the_device_that_is_registered_while_he_is_granted(
+    by_hand: Core, installation: Installation, register: Callable[[Core, str], Coroutine[Any, Any, object]]
+) -> None:
+    """Whichever step of the granting it comes before; after the last one, he is that device."""
+    for step in itertools.count(1):
+        name, key = f"gate-{step}", new_key()
+        assert await outcome_of(by_hand, Evidence(), csr_of(key, name)) == "pending"
+        *_, asked = await by_hand.requests.list(state="pending", limit=99)
+        await by_hand.requests.approve(asked.id, actor=ME)
+        interference = Interference(step, partial(register, by_hand, name))
+        node = installation.open(hook=interference)
+        try:
+            outcome = await outcome_of(node, Evidence(), csr_of(key, name))
+        finally:
+            node.close()
+        if not interference.happened:
+            break
+        # He may have been taken for nobody just before; then the name is another's already.
+        assert outcome in ("pending", "device_name_taken", "name_of_other_device"), step
+        assert await outcome_of(by_hand, Evidence(), csr_of(key, name)) == "pending"
+        assert await by_hand.certificates.list(device=name, limit=9) == []
+    assert outcome == "issued", "the twin"
+    assert step > 5, "reads, submit and lock"
+
+
+class Interference:
+    """A store's hook that has an operator act before a step of what comes to its commit."""
+
+    def __init__(self, step: int, act: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        self.happened = False
+        self._left = step
+        self._act = act
+
+    def __call__(self, at: str) -> None:
+        if self.happened or at not in ("read", "submit", "lock"):
+            return
+        self._left -= 1
+        if self._left == 0:
+            self.happened = True
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lambda: asyncio.run(self._act())).result()
+
+
+async def test_of_two_strangers_who_are_approved_in_one_name_one_is_that_device(by_hand: Core, second: Core) -> None:
+    keys = [new_key() for _ in range(4)]
+    for key in keys:
+        assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending"
+    rows = await by_hand.requests.list(limit=9)
+    outlook = (await by_hand.requests.show(rows[0].id)).outlook
+    assert outlook is not None
+    others = ", ".join(row.id for row in rows[1:])
+    assert outlook.warnings == [f"others ask in the name of one as well: see request {others}"]
+    for row in rows:
+        await by_hand.requests.approve(row.id, actor=ME)
+    asking = [
+        outcome_of(core, Evidence(), csr_of(key, "one")) for core, key in zip([by_hand, second] * 2, keys, strict=True)
+    ]
+    assert sorted(await asyncio.gather(*asking)) == ["issued", "pending", "pending", "pending"]
+    assert len(await by_hand.certificates.list(device="one", limit=9)) == 1
+
+
+async def test_who_proves_to_be_the_device_is_granted_though_it_was_registered_since(core: Core) -> None:
+    anchor, key = root(), new_key()
+    device = Evidence(idevid(anchor, "AC-1").chain)
+    await core.trust.add("default", anchor.pem, name="acme", actor=ME)
+    await admit_by(core, "idevid + approval", idevid="trusted")
+    assert await outcome_of(core, device, csr_of(key, "AC-1")) == "pending"
+    await core.requests.approve((await only(core)).id, actor=ME)
+    lines = b"name,serial_number,manufacturer\nAC-1,AC-1,acme\n"
+    await core.device_import.run("default", io.BytesIO(lines), "devices.csv", actor=ME)
+    assert await outcome_of(core, device, csr_of(key, "AC-1")) == "issued"
+
+
+async def set_names(core: Core) -> None:
+    await core.devices.change("default", "sensor", Facts(names=["DNS:admin.example.com"]), actor=ME)
+
+
+async def set_owner(core: Core) -> None:
+    await core.devices.change("default", "sensor", Facts(owner="somebody"), actor=ME)
+
+
+async def add_a_unit(core: Core) -> None:
+    await edit_profile(core, subject={"CN": "{device.name}", "OU": "Admins"})
+
+
+async def add_a_purpose(core: Core) -> None:
+    await edit_profile(core, extended_key_usages=["clientAuth", "serverAuth"])
+
+
+async def shorten(core: Core) -> None:
+    await edit_profile(core, validity="30d")
+
+
+async def edit_profile(core: Core, **changed: Any) -> None:
+    document = tomllib.loads(await core.realms.export("default"))
+    for profile in document["profiles"].values():
+        profile |= changed
+    await core.realms.apply(tomli_w.dumps(document), actor=ME)
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        (set_names, "pending"),
+        (add_a_unit, "pending"),
+        (add_a_purpose, "pending"),
+        (set_owner, "issued"),
+        (shorten, "issued"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+@pytest.mark.parametrize("approved", [False, True], ids=["pending", "approved"])
+async def test_an_approval_is_for_what_the_operator_was_told_would_be_issued(
+    core: Core, change: Registers, outcome: str, approved: bool
+) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await admit_by(core, "secret + approval")
+    key, evidence = new_key(), Evidence(secret=handed.secret)
+    assert await outcome_of(core, evidence, csr_of(key), **SCEP) == "pending"
+    asked = await only(core)
+    if approved:
+        await core.requests.approve(asked.id, actor=ME)
+    await change(core)
+    outlook = (await core.requests.show(asked.id)).outlook
+    assert outlook is not None
+    assert (outlook.code, outlook.outcome) == (
+        ("request_outdated", "refused") if outcome == "pending" else (None, "issued")
+    )
+    if not approved:
+        deciding = await code_of_act(core.requests.approve(asked.id, actor=ME))
+        assert deciding == ("request_not_grantable" if outcome == "pending" else "done")
+    assert await poll(core, key) == outcome
+    if outcome == "pending":
+        assert await outcome_of(core, evidence, csr_of(key), **SCEP) == "pending"
+        [anew] = await core.requests.list(state="pending", limit=9)
+        assert anew.id != asked.id
+        await core.requests.approve(anew.id, actor=ME)
+        assert await poll(core, key) == "issued", "the twin: that was told to the operator"
+
+
+async def test_with_jitter_the_outlook_is_the_latest_end(core: Core) -> None:
+    await admit_by(core, "approval")
+    await edit_profile(core, jitter="10d")
+    key = new_key()
+    assert await outcome_of(core, Evidence(), csr_of(key, "one")) == "pending"
+    rows = [await core.requests.show((await only(core)).id) for _ in range(3)]
+    [told] = {row.outlook.not_after for row in rows if row.outlook is not None}
+    assert told is not None
+    assert rows[0].outlook is not None
+    assert rows[0].outlook.warnings == ["by the profile's jitter it may end up to 10d earlier"]
+    await core.requests.approve(rows[0].id, actor=ME)
+    assert await outcome_of(core, Evidence(), csr_of(key, "one")) == "issued"
+    [issued] = await core.certificates.list(device="one", limit=5)
+    assert issued.not_after <= told
+
+
+@pytest.mark.parametrize("approved", [False, True], ids=["pending", "approved"])
+async def test_case_s11_a_transaction_that_waits_is_not_one_for_other_names(by_hand: Core, approved: bool) -> None:
+    key = new_key()
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "one"), **SCEP) == "pending"
+    if approved:
+        await by_hand.requests.approve((await only(by_hand)).id, actor=ME)
+    for other in (csr_of(key, "two"), csr_of(key, "one", sans=["a.example.com"])):
+        assert await outcome_of(by_hand, Evidence(), other, **SCEP) == "transaction_of_other_request"
+    assert len(await by_hand.requests.list(limit=9)) == 1
+    again = await outcome_of(by_hand, Evidence(), csr_of(key, "one"), **SCEP)
+    assert again == ("issued" if approved else "pending"), "the twin: the same request"
+    another = csr_of(new_key() if approved else key, "two")
+    assert await outcome_of(by_hand, Evidence(), another, protocol="scep", transaction_id="T-2") == "pending", "another"
+
+
 async def test_the_operator_sees_every_name_that_is_asked_for(by_hand: Core) -> None:
     csr = csr_of(new_key(), "one", sans=["a.example.com", "vpn.example.com"])
     assert await outcome_of(by_hand, Evidence(), csr) == "pending"
@@ -414,11 +662,6 @@ KEPT = (
     "SELECT id, state FROM request",
     "SELECT id, spent_at FROM device_secret",
 )
-
-
-async def void_secret(core: Core, clock: SetClock) -> None:
-    del clock
-    await core.devices.secret("default", "sensor", actor=ME)
 
 
 async def expire_secret(core: Core, clock: SetClock) -> None:
@@ -450,7 +693,6 @@ async def reach_the_ceiling(core: Core, clock: SetClock) -> None:
     ("change", "outcome", "code"),
     [
         (None, "issued", None),
-        (void_secret, "refused", "secret_void"),
         (expire_secret, "refused", "secret_expired"),
         (suspend, "refused", "device_suspended"),
         (take_no_secret, "refused", "secret_not_admitted"),
