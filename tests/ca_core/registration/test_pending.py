@@ -465,6 +465,33 @@ async def test_a_stranger_is_not_the_device_that_is_registered_by_his_name_since
     assert await outcome_of(by_hand, Evidence(), csr_of(twin, "gate-2")) == "issued", "the twin"
 
 
+@pytest.mark.parametrize("comes", [True, False], ids=["registered", "twin-nobody"])
+async def test_a_stranger_is_not_the_device_that_came_while_the_realm_asked_no_operator(
+    by_hand: Core, comes: bool
+) -> None:
+    anchor, key = root(), new_key()
+    await by_hand.trust.add("default", anchor.pem, name="acme", actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "AC-1")) == "pending"
+    await by_hand.requests.approve((await only(by_hand)).id, actor=ME)
+    await admit_by(by_hand, "idevid", idevid="trusted")
+    if comes:
+        assert await outcome_of(by_hand, Evidence(idevid(anchor, "AC-1").chain), csr_of(new_key(), "AC-1")) == "issued"
+    await admit_by(by_hand, "approval")
+    assert await outcome_of(by_hand, Evidence(), csr_of(key, "AC-1")) == ("pending" if comes else "issued")
+
+
+async def test_who_had_the_challenge_and_an_approval_is_not_the_device_that_gets_a_secret(core: Core) -> None:
+    await core.realms.challenge("default", CHALLENGE, actor=ME)
+    await admit_by(core, "secret", "challenge + approval")
+    key, evidence = new_key(), Evidence(secret=CHALLENGE)
+    assert await outcome_of(core, evidence, csr_of(key, "gate-1")) == "pending"
+    await core.requests.approve((await only(core)).id, actor=ME)
+    await bring(core)
+    assert await outcome_of(core, evidence, csr_of(key, "gate-1")) == "pending"
+    handed = await core.devices.secret("default", "gate-1", actor=ME)
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr_of(new_key(), "gate-1")) == "issued", "the twin"
+
+
 @pytest.mark.parametrize("register", [add, bring], ids=lambda act: act.__name__)
 async def test_a_stranger_is_not_the_device_that_is_registered_while_he_is_granted(
     by_hand: Core, installation: Installation, register: Callable[[Core, str], Coroutine[Any, Any, object]]
