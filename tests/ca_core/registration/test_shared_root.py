@@ -187,7 +187,7 @@ async def test_nobody_enrolls_or_renews_in_a_retired_realm_until_it_resumes(core
         for each in (core, second):
             for label, host in (("other", None), (None, OTHER_HOST), ("default", OTHER_HOST), ("other", OTHER_HOST)):
                 got = await code_of(each, device.evidence, csr_of(device.key), label=label, host=host)
-                assert got == ("realm_not_here" if label == "default" else "realm_unknown"), (label, host)
+                assert got == ("realm_not_here" if label == "default" else "realm_retired"), (label, host)
         assert await code_of(core, device.evidence, csr_of(device.key), label="default") == "certificate_unknown"
         revoked = await core.certificates.revoke(device.serial, reason="superseded", actor=ME)
         assert revoked.certificate.status == "revoked"
