@@ -15,6 +15,7 @@ from ca_core.names import unescaped
 __all__ = ["key_of", "keys_of_common_name", "looked_up", "own_name"]
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_MAY_BE_ADDRESS = re.compile(r"[0-9a-f:.]*[:.][0-9a-f:.]*(%.*)?")  # told soon: lists have a hundred thousand names
 _IS_URI = re.compile(r"[a-z][a-z0-9+.-]*:.")
 _IDEOGRAPHIC_STOP = "\u3002"  # a dot between labels for who reads internationalized names (RFC 3490 3.1)
 
@@ -66,8 +67,9 @@ def looked_up(keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def _other_meanings(value: str) -> Iterator[str]:
-    with contextlib.suppress(ValueError):
-        yield f"IP:{_mapped(ipaddress.ip_address(value))}"
+    if _MAY_BE_ADDRESS.fullmatch(value):
+        with contextlib.suppress(ValueError):
+            yield f"IP:{_mapped(ipaddress.ip_address(value))}"
     if _IS_URI.match(value):
         yield key_of(f"URI:{value}")
     if "@" in value:
