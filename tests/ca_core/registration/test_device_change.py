@@ -382,7 +382,7 @@ async def test_an_approval_rests_on_the_record_of_the_day_it_is_granted(acme: Co
     assert await outcome_of(acme, evidence, csr) == "device_retired"
 
 
-async def test_an_approved_request_gets_the_names_of_now_and_waits_anew_for_another_profile(core: Core) -> None:
+async def test_an_approved_request_waits_anew_for_other_names_or_another_profile(core: Core) -> None:
     await edit_profiles(core, other={"issuer": "ec"})
     handed = await core.devices.add("default", "sensor", sans=["DNS:old.example"], actor=ME)
     await admit_by(core, "secret + approval")
@@ -390,10 +390,12 @@ async def test_an_approved_request_gets_the_names_of_now_and_waits_anew_for_anot
     assert await outcome_of(core, evidence, csr) == "pending"
     [row] = await core.requests.list(limit=9)
     await core.requests.approve(row.id, actor=ME)
-    await change(core, profile="other", names=["DNS:new.example"])
+    await change(core, profile="other")
     assert await outcome_of(core, evidence, csr) == "pending", "approved was another profile"
-    await change(core, profile="")
-    assert names_in((await ask(core, evidence, csr)).certificate) == ("DNS:new.example",)
+    await change(core, profile="", names=["DNS:new.example"])
+    assert await outcome_of(core, evidence, csr) == "pending", "approved were other names"
+    await change(core, names=["DNS:old.example"])
+    assert names_in((await ask(core, evidence, csr)).certificate) == ("DNS:old.example",), "the twin"
 
 
 async def test_a_change_at_the_same_moment_is_in_the_certificate(
