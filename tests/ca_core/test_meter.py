@@ -9,6 +9,7 @@ from ca_core.codes import CODES
 from ca_core.core import Core
 from ca_core.errors import NotFound
 from ca_core.model import Call, Evidence
+from tests.helpers import factory
 from tests.helpers.core import CALL, ME, Installation, code_of, csr_of, enrolled, new_key
 
 
@@ -58,9 +59,12 @@ async def test_units_of_all_transactions_add_up(core: Core, told: Told) -> None:
 
 
 async def test_a_batch_that_is_run_again_one_by_one_is_told_so(core: Core, told: Told) -> None:
-    await core.devices.add("default", "same", actor=ME)
+    await core.trust.add("default", factory.root().pem, name="acme", actor=ME)
+    await core.devices.add("default", "first", serial_number="SN-1", actor=ME)
     told.commits.clear()
-    adding = (core.devices.add("default", name, actor=ME) for name in ("a", "same", "b", "c"))
+    # Nothing looks whether a serial number is taken: the table's constraint says so, in the middle of the batch.
+    numbers = {"a": None, "b": "SN-1", "c": None, "d": "SN-2"}
+    adding = (core.devices.add("default", name, serial_number=number, actor=ME) for name, number in numbers.items())
     results = await asyncio.gather(*adding, return_exceptions=True)
     assert sum(isinstance(result, Exception) for result in results) == 1
     core.close()
