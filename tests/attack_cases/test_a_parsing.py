@@ -518,15 +518,16 @@ def test_case_10_a_certificate_has_the_names_of_the_devices_record_whatever_is_a
     field: Field, protocol: str
 ) -> None:
     handed = f"{field.name}-with-a-name"
-    secret = field.registered(handed, sans=["DNS:own.example"])
-    asked = extension_request(san(dns("victim.example"), dns("own.example")))
+    own = f"{handed}.example"
+    secret = field.registered(handed, sans=[f"DNS:{own}"])
+    asked = extension_request(san(dns("victim.example"), dns(own)))
     if protocol == EST:
         csr = bad_csr.make_csr(field.key, name(handed), asked)
         field.authorization = wire.basic(handed, secret)
     else:
         csr = bad_csr.make_csr(field.rsa_key, name(handed), *sorted([asked, challenge(secret)]))
     certificate = field.assert_served(csr, protocol)
-    assert names_in(certificate) == [x509.DNSName("own.example")]
+    assert names_in(certificate) == [x509.DNSName(own)]
 
 
 @protocols

@@ -421,7 +421,7 @@ async def test_an_upgraded_store_has_the_chain_that_it_would_have_had(
     core = installation.open()
     await enrolled(core)
     other = installation.open()
-    await other.devices.add("default", "d-1", owner="\x1b\u202e", actor=ME)
+    await other.devices.add("default", "d-1", actor="\x1b\u202e")
     other.close()
     had = (await core.audit.verify()).events
     core.close()
