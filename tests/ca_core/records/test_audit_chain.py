@@ -27,7 +27,7 @@ from ca_core.records.times import from_ms, to_ms
 from ca_core.records.unit import Unit
 from ca_core.rows import Verdict
 from tests.helpers.audit import act, write
-from tests.helpers.core import ME, Installation, enrolled
+from tests.helpers.core import Installation, enrolled
 from tests.helpers.earlier import take_back
 
 
