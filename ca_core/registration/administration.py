@@ -4,7 +4,6 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from sqlalchemy import bindparam
 
 from ca_core.authority.ceremony import SharedRoot, make_realm_ca
 from ca_core.authority.issuer import Issuer
@@ -13,7 +12,7 @@ from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.names import DEFAULT_REALM, parse_host, parse_realm_name
 from ca_core.public_key import check_public_key, key_kind
 from ca_core.records.audit import AuditEvent
-from ca_core.records.query import Query, Values
+from ca_core.records.query import Values
 from ca_core.records.schema import realm
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
@@ -36,13 +35,6 @@ from ca_core.rows import RealmRow
 
 _r = realm.c
 _ADD, _ADD_WHY = guarded_insert(realm, {"realms_unchanged": UNCHANGED})
-# A version like any other, so that every node takes it at once.
-_NEW_STATE = Query(
-    realm.update()
-    .where(_r.id == bindparam("of_realm"), _r.version == bindparam("of_version"), UNCHANGED)
-    .values(version=_r.version + 1, state=bindparam("new_state"))
-    .returning(_r.id)
-)
 
 
 class RealmAdministration(RealmVersions):
@@ -162,21 +154,8 @@ class RealmAdministration(RealmVersions):
         return await self._set_state(found, "active", "realm.resumed", actor)
 
     async def _set_state(self, found: Realm, state: str, action: str, actor: str) -> RealmRow:
-        current = await self.current()
-        at = to_ms(self._clock())
-        params: Values = {
-            "of_realm": found.id,
-            "of_version": found.version,
-            "new_state": state,
-            "stamp": stamp(current),
-        }
-        steps = (Step(DOCUMENT, version_row(found.document, found.version + 1, at, actor)),)
-        event = AuditEvent(action, actor, realm=found.name, details={"version": found.version + 1})
-        try:
-            await self._store.commit(Unit(Guard(_NEW_STATE, params), at, steps, (event,)))
-        except ConditionFailed as exc:
-            raise changed_meanwhile() from exc
-        return await self.show(found.name)
+        seen = stamp(await self.current())
+        return await self._put(found, found.document, state, seen, AuditEvent(action, actor))
 
     async def _root_of(self, found: Realm) -> Issuer:
         root, *_ = await self._issuers.of_realm(found.id, found.edition)

@@ -30,9 +30,9 @@ async def foretell(store: Store, row: RequestRow, clock: Clock, *, public_url: s
     rehearsal = Rehearsal(store, None, clock=clock, public_url=public_url, demo=demo, approving=waiting)
     resolved: Resolved | None = None
     requester: Requester | None = None
-    found = await rehearsal.realms.get(row.realm)
-    if found.state != "active":
-        retired = is_retired(found)
+    realm = await rehearsal.realms.get(row.realm)
+    if realm.state != "active":
+        retired = is_retired(realm)
         message = f"{retired.message}, and serves nobody"
         return Outlook(
             outcome="refused",

@@ -1,5 +1,6 @@
 """Realms as operators see them, and new versions of their documents. Every change of a realm is a new version."""
 
+import dataclasses
 import datetime as dt
 import hashlib
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ UNCHANGED = select(func.coalesce(func.sum(_others.version), 0)).scalar_subquery(
 _NEW_VERSION = Query(
     realm.update()
     .where(_r.id == bindparam("of_realm"), _r.version == bindparam("of_version"), UNCHANGED)
-    .values(version=_r.version + 1)
+    .values(version=_r.version + 1, state=bindparam("new_state"))
     .returning(_r.id)
 )
 DOCUMENT = Query(insert_into(realm_version).values(realm_id=bindparam("guard_id")))
@@ -120,17 +121,20 @@ class RealmVersions(Realms):
         check_hosts(document, added, current, await self.own_names())
         if document.speaks_scep and not found.document.speaks_scep:
             await self._check_decrypts(found)
-        at = to_ms(self._clock())
-        guard = Guard(_NEW_VERSION, {"of_realm": found.id, "of_version": found.version, "stamp": stamp(current)})
-        steps = (Step(DOCUMENT, version_row(document, found.version + 1, at, actor)),)
-        event = AuditEvent(
-            action,
-            actor,
-            realm=found.name,
-            details={**details, "version": found.version + 1, "digest": digest(document)},
-        )
+        details = {**details, "digest": digest(document)}
+        return await self._put(found, document, found.state, stamp(current), AuditEvent(action, actor, details=details))
+
+    async def _put(self, found: Realm, document: RealmDocument, state: str, seen: int, event: AuditEvent) -> RealmRow:
+        """Commit the next version, which every node takes at once; `seen` is the `stamp` of what was decided on.
+
+        The event gets the realm and the version. Raises `OperatorError`.
+        """
+        at, version = to_ms(self._clock()), found.version + 1
+        params: Values = {"of_realm": found.id, "of_version": found.version, "new_state": state, "stamp": seen}
+        steps = (Step(DOCUMENT, version_row(document, version, at, event.actor)),)
+        event = dataclasses.replace(event, realm=found.name, details={**event.details, "version": version})
         try:
-            await self._store.commit(Unit(guard, at, steps, (event,)))
+            await self._store.commit(Unit(Guard(_NEW_VERSION, params), at, steps, (event,)))
         except ConditionFailed as exc:
             raise changed_meanwhile() from exc
         return await self.show(found.name)
