@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 from sqlalchemy import ColumnElement, and_, bindparam, exists, func, not_, or_, select
 
-from ca_core.errors import NotAuthorized
+from ca_core.errors import ConditionFailed, NotAuthorized
 from ca_core.model import DeviceRecord
 from ca_core.records.query import Query, Values
 from ca_core.records.schema import certificate, device, device_name
@@ -25,13 +25,13 @@ from ca_core.registration.realm import Realms
 
 __all__ = [
     "carried_steps",
-    "check_free",
     "check_names",
     "chosen_names",
     "chosen_values",
     "free_for_record",
     "held_steps",
     "held_touches",
+    "is_unknown",
     "not_held",
     "record_holders",
     "room_for",
@@ -116,7 +116,7 @@ async def check_names(
     """No name beside the record may be a server's or another device's, whatever made it: a template or the request.
 
     Nor is a serial number of the subject one by which a trusted manufacturer's device is known here. `now` is in
-    milliseconds since 1970. Raises `NotAuthorized`.
+    milliseconds since 1970. Raises `NotAuthorized`, and `ConditionFailed` when a newcomer is known by now.
     """
     await _check_serial_numbers(store, subject, asking, realms)
     chosen = looked_up(chosen_names(subject, names, asking))
@@ -129,6 +129,8 @@ async def check_names(
     holder = await holder_of(store, asking.realm_id, chosen, asking.id, now)
     if holder is not None:  # enforces case 29
         name, whose = holder
+        if asking.is_new and whose == asking.name:
+            raise ConditionFailed(["device_is_new"])  # registered since it was looked for
         raise NotAuthorized(
             "name_of_other_device",
             "The certificate would have the name of another device.",
@@ -156,16 +158,20 @@ async def _check_serial_numbers(store: Store, subject: x509.Name, asking: Device
                 )
 
 
-async def check_free(store: Store, realm_id: int, name: str, now: int) -> None:
-    """A newcomer takes no name that another device has, in whatever case or place. Raises `NotAuthorized`.
+async def is_unknown(store: Store, realm_id: int, name: str, now: int) -> bool:
+    """Whether a device of this name is still a newcomer; False when it was registered since it was looked for.
 
-    `now` is in milliseconds since 1970.
+    It takes no name that another device has, in whatever case or place. `now` is in milliseconds since 1970. Raises
+    `NotAuthorized`.
     """
     holder = await holder_of(store, realm_id, looked_up([own_name(name)]), 0, now)
+    if holder is not None and holder[1] == name:
+        return False
     if holder is not None:
         raise NotAuthorized(
             "device_name_taken", "Another device has this name.", detail=f"a name of device {holder[1]}"
         )
+    return True
 
 
 async def holder_of(

@@ -125,7 +125,8 @@ def test_a_stock_client_enrolls_and_renews_through_the_balancer_and_both_nodes_d
             for port in (balancer.https_port, balancer.http_port):
                 socket.create_connection(("127.0.0.1", port), timeout=10).close()
     assert issuers_of(nodes, stock.name) == {"node-1", "node-2"}
-    assert len(writers_of(nodes, stock.name)) == 2
+    writers = writers_of(nodes, stock.name)
+    assert len(writers) == 2, (writers, *(node.log()[-5000:] for node in nodes))
 
 
 def test_the_log_has_the_address_of_the_device_and_not_that_of_the_balancer(nodes: Nodes, balancer: Balancer) -> None:

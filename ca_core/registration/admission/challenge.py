@@ -24,7 +24,7 @@ from ca_core.records.times import to_ms
 from ca_core.registration.admission.secret import ALPHABET, without_secret
 from ca_core.registration.admission.ways import Way
 from ca_core.registration.device import BY_NAME, new_device, record
-from ca_core.registration.names_held import check_free
+from ca_core.registration.names_held import is_unknown
 from ca_core.registration.realm import Realm
 
 _s = device_secret.c
@@ -79,7 +79,8 @@ async def find_named(
     if without_secret(name, secret) != name:  # enforces case 47
         # It would be kept, and shown to whoever may see what devices there are.
         raise NotAuthorized("csr_holds_secret", "A name in the request holds its secret.")
-    await check_free(store, realm.id, name, to_ms(now))
+    if not await is_unknown(store, realm.id, name, to_ms(now)):
+        return await find_named(store, realm, csr, way, secret, now)
     if way.approval or way.webhook or "open" in way.proofs:
         return new_device(realm.id, name)
     raise NotAuthorized("device_unknown", "This device is not registered here.", detail=f"asked as {name}")

@@ -23,7 +23,7 @@ from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.registration.admission.chain import verified_anchor
 from ca_core.registration.device import BY_NAME, COLUMNS, new_device, record
-from ca_core.registration.names_held import check_free
+from ca_core.registration.names_held import is_unknown
 from ca_core.registration.realm import Realm
 
 _d = device.c
@@ -78,13 +78,17 @@ async def _newcomer(store: Store, realm: Realm, identity: Identity, now: dt.date
         raise NotAuthorized(
             "device_unnamed", "This device can't be registered by its serial number.", detail=f"IDevID {shown}"
         ) from exc
-    if await store.first(BY_NAME, realm_id=realm.id, name=name) is not None:  # enforces case 40
-        # Another manufacturer's serial number, or a device that was registered by hand: who is who, nobody has said.
-        raise NotAuthorized(
-            "device_name_taken", "Another device has this name.", detail=f"IDevID {shown}, device {name}"
-        )
-    await check_free(store, realm.id, name, to_ms(now))
-    return new_device(realm.id, name, serial_number=identity.serial_number, manufacturer=identity.manufacturer)
+    if await is_unknown(store, realm.id, name, to_ms(now)):
+        return new_device(realm.id, name, serial_number=identity.serial_number, manufacturer=identity.manufacturer)
+    row = await store.first(BY_NAME, realm_id=realm.id, name=name)
+    known = record(row) if row is not None else None
+    proven = (identity.manufacturer, identity.serial_number)
+    if known is not None and (known.manufacturer, known.serial_number) == proven:
+        return known  # a device that asks twice at once was registered since it was looked for
+    # Another manufacturer's serial number, or a device that was registered by hand: who is who, nobody has said.
+    raise NotAuthorized(  # enforces case 40
+        "device_name_taken", "Another device has this name.", detail=f"IDevID {shown}, device {name}"
+    )
 
 
 def verify_idevid(realm: Realm, chain: tuple[bytes, ...], now: dt.datetime) -> Identity:

@@ -11,6 +11,7 @@ import tomli_w
 from sqlalchemy import literal
 
 from ca_core.core import Core
+from ca_core.csr import ParsedCsr
 from ca_core.errors import OperatorError, SignerUnavailable
 from ca_core.limits import RateLimits, Rates
 from ca_core.model import Evidence, Issued, Operation, Refused
@@ -19,6 +20,7 @@ from ca_core.registration.admission.ways import parse_way
 from tests.helpers.admission import admit_by, outcome_of, transact
 from tests.helpers.core import ME, Installation, SetClock, code_of, csr_of, edit_realm, enrolled, new_key, written
 from tests.helpers.factory import idevid, root
+from tests.helpers.interference import Interference
 
 REENROLL = Operation.REENROLL
 
@@ -177,6 +179,34 @@ async def test_any_device_of_a_trusted_manufacturer_is_registered_when_it_comes(
     assert await outcome_of(scene.core, stranger, csr_of(new_key(), "AC-77")) == "issued", "it comes again"
     await scene.core.devices.suspend("default", "AC-77", actor=ME)
     assert await outcome_of(scene.core, stranger, csr_of(new_key(), "AC-77")) == "device_suspended"
+
+
+async def test_a_newcomer_that_asks_twice_at_once_is_one_device_and_is_served_both_times(
+    scene: Scene, installation: Installation
+) -> None:
+    """Whichever step of the one the other comes before: a device that boots sends its request again."""
+    core = scene.core
+    await admit_by(core, "idevid", idevid="trusted")
+    for step in itertools.count(1):
+        name = f"AC-{step}00"
+        shown = Evidence(idevid(scene.anchor, name).chain)
+        asked, again = csr_of(new_key(), name), csr_of(new_key(), name)
+        seen: list[str] = []
+
+        async def once_more(shown: Evidence = shown, again: ParsedCsr = again, seen: list[str] = seen) -> None:
+            seen.append(await outcome_of(core, shown, again))
+
+        interference = Interference(step, once_more)
+        node = installation.open(hook=interference)
+        try:
+            seen.append(await outcome_of(node, shown, asked))
+        finally:
+            node.close()
+        if not interference.happened:
+            break
+        assert seen == ["issued", "issued"], step
+        assert len(await core.certificates.list(device=name, limit=9)) == 2
+    assert step > 5, "reads, submit and lock"
 
 
 @pytest.mark.parametrize(
