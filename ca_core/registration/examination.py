@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from cryptography import x509
 
-from ca_core.csr import SID_EXTENSION, ParsedCsr, canonical_san, canonical_subject
+from ca_core.csr import SID_EXTENSION, ParsedCsr
+from ca_core.csr_names import canonical_san, canonical_subject
 from ca_core.errors import BadKey, MalformedRequest, NotAuthorized, OperatorError, Refusal
 from ca_core.model import Means, Operation
 from ca_core.names import is_account

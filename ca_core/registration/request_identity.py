@@ -9,7 +9,8 @@ import hashlib
 
 import msgspec
 
-from ca_core.csr import ParsedCsr, canonical_subject
+from ca_core.csr import ParsedCsr
+from ca_core.csr_names import canonical_subject
 from ca_core.model import Requester
 from ca_core.registration.examined import Examined
 from ca_core.registration.profile import Profile

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from ca_core.csr import is_text
+from ca_core.csr_names import is_text
 from ca_core.errors import OperatorError
 from ca_core.registration.values import PRINTABLE, parse_oid
 

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca_core.core import Core
-from ca_core.csr import ParsedCsr, canonical_san
+from ca_core.csr import ParsedCsr
+from ca_core.csr_names import canonical_san
 from ca_core.errors import OperatorError
 from ca_core.model import Evidence, Operation
 from ca_core.records.unit import Unit
