@@ -12,7 +12,7 @@ from ca_core.records.schema import admitted, certificate, device, device_secret,
 from ca_core.records.unit import guarded_insert
 from ca_core.registration.admission.own_certificate import newer_is_revoked
 from ca_core.registration.device import AS_RECORDED, MAY_ENROLL
-from ca_core.registration.names_held import not_held
+from ca_core.registration.name_rows import not_held
 from ca_core.registration.realm import SAME_ACTIVE
 from ca_core.registration.retransmission import is_answer
 

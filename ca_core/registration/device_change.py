@@ -23,7 +23,7 @@ from ca_core.registration.device_facts import check_identity, check_owner, check
 from ca_core.registration.device_list import device_row
 from ca_core.registration.lifecycle import Lifecycle, identity_taken
 from ca_core.registration.name_keys import key_of, looked_up
-from ca_core.registration.names_held import carried_steps, chosen_values, free_for_record, room_for
+from ca_core.registration.name_rows import carried_steps, chosen_values, free_for_record, room_for
 from ca_core.registration.names_recorded import check_not_of_server, name_of_other
 from ca_core.registration.realm import SAME_ACTIVE, Realm
 from ca_core.rows import DeviceChange

@@ -26,7 +26,8 @@ from ca_core.registration.ceiling import admitted_steps, admitted_touches, day_o
 from ca_core.registration.conditions import guard_of
 from ca_core.registration.device import MAY_ENROLL, recorded
 from ca_core.registration.name_keys import looked_up
-from ca_core.registration.names_held import chosen_names, chosen_values, held_steps, held_touches, room_for
+from ca_core.registration.name_rows import chosen_values, held_steps, held_touches, room_for
+from ca_core.registration.names_held import chosen_names
 from ca_core.registration.newcomer import (
     CERTIFICATE,
     FIRST_ATTEMPT,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from ca_core.errors import OperatorError
 from ca_core.records.store import Store
 from ca_core.registration.name_keys import key_of, looked_up
-from ca_core.registration.names_held import chosen_values, record_holders, room_for, server_names
+from ca_core.registration.name_rows import chosen_values, record_holders, room_for
+from ca_core.registration.names_held import server_names
 from ca_core.registration.realm import Realm, Realms
 
 __all__ = ["check_not_of_server", "keys_of_record", "name_of_other", "names_of_others"]

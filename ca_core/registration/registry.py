@@ -31,7 +31,7 @@ from ca_core.registration.device_facts import (
 from ca_core.registration.device_list import ONE, Choice, device_row, list_all, list_devices
 from ca_core.registration.history import history
 from ca_core.registration.lifecycle import VOID_SECRETS, identity_taken
-from ca_core.registration.names_held import chosen_values, free_for_record, room_for
+from ca_core.registration.name_rows import chosen_values, free_for_record, room_for
 from ca_core.registration.names_recorded import check_not_of_server, keys_of_record, name_of_other
 from ca_core.registration.realm import SAME_ACTIVE, Realm, Realms
 from ca_core.registration.request_ends import end_by_secret, end_unproven

@@ -20,7 +20,7 @@ from ca_core.csr import ParsedCsr
 from ca_core.model import Evidence, Operation
 from ca_core.records.opening import upgrade_store
 from ca_core.records.sqlite_writer import DIALECT
-from ca_core.registration import conditions, names_held
+from ca_core.registration import conditions, name_rows
 from ca_core.registration.device_change import Facts
 from tests.helpers import factory
 from tests.helpers.admission import admit_by, outcome_of
@@ -397,7 +397,7 @@ async def test_of_many_devices_that_choose_one_name_at_once_one_gets_it(core: Co
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)  # whose plan tells
 def test_names_are_looked_up_by_the_key_of_their_table(installation: Installation) -> None:
     for room in (1, 4, 128):
-        text, constants = names_held._holders(room).text(DIALECT)
+        text, constants = name_rows.holders(room).text(DIALECT)
         params = dict.fromkeys(("realm_id", "device_id", "issued_at"), 1) | {
             f"chosen_{n}": "DNS:x" for n in range(room)
         }
