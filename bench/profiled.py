@@ -12,7 +12,7 @@ import uvloop
 
 from ca_core.authority.sealing import UnlockKey
 from ca_core.core import VERSION, Core, CoreConfig
-from enrolld.config import LogSettings
+from enrolld.config_file import LogSettings
 from enrolld.process import SocketSettings, WorkerSettings
 from enrolld.serving import run
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from enrolld.config import FILE_NAME
+from enrolld.config_file import FILE_NAME
 from enrolld.daemon import Started
 from enrolld.running import RunState
 from enrolld.unlock import CREDENTIAL, NOTICE

@@ -23,7 +23,8 @@ from ca_core.errors import CoreError, HsmUnfit, OperatorError
 from ca_core.names import DEFAULT_REALM
 from ca_core.records import opening
 from enrolld import faults, log, notify, process, running, sockets, unfinished, unlock, wrong_pin
-from enrolld.config import FILE_NAME, Node, starting_file, unknown_variables
+from enrolld.config import Node, unknown_variables
+from enrolld.config_file import FILE_NAME, starting_file
 from enrolld.process import BoardSettings, SocketSettings, WorkerSettings
 from enrolld.running import Listener, RunState
 from enrolld.supervisor import Settings, Supervisor

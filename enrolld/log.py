@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from enrolld.config import LogSettings
+from enrolld.config_file import LogSettings
 
 __all__ = ["escape", "request", "setup"]
 

@@ -15,7 +15,7 @@ import struct
 
 import msgspec
 
-from enrolld.config import LogSettings
+from enrolld.config_file import LogSettings
 from enrolld.limits import Limits
 
 __all__ = [

@@ -13,7 +13,8 @@ import msgspec
 
 from ca_core.errors import OperatorError
 from ca_core.records.opening import is_shared
-from enrolld.config import FILE_NAME, Node
+from enrolld.config import Node
+from enrolld.config_file import FILE_NAME
 
 if TYPE_CHECKING:
     from ca_core.authority.sealing import UnlockKey

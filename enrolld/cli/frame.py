@@ -18,7 +18,8 @@ import click
 
 from ca_core.errors import OperatorError
 from enrolld.cli import output
-from enrolld.config import FILE_NAME, Flags, Node, node_directory
+from enrolld.config import Flags, Node, node_directory
+from enrolld.config_file import FILE_NAME
 
 if TYPE_CHECKING:
     from ca_core.core import Core

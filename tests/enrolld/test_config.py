@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ca_core.errors import OperatorError
-from enrolld.config import FILE_NAME, Flags, Node, node_directory, starting_file, unknown_variables
+from enrolld.config import Flags, Node, node_directory, unknown_variables
+from enrolld.config_file import FILE_NAME, starting_file
 from enrolld.limits import Limits
 from enrolld.sockets import Address
 

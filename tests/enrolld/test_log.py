@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from enrolld import log
-from enrolld.config import LogSettings
+from enrolld.config_file import LogSettings
 
 
 @pytest.fixture(autouse=True)

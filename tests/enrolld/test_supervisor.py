@@ -26,7 +26,7 @@ from ca_core.authority.sealing import UnlockKey
 from ca_core.errors import OperatorError
 from ca_core.records import opening
 from enrolld import running
-from enrolld.config import LogSettings
+from enrolld.config_file import LogSettings
 from enrolld.process import Failed, Ready, WorkerSettings, decode_answer, receive, send
 from enrolld.sockets import Address, bind, url
 from tests.end_to_end.clients import needs, run

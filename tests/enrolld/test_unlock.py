@@ -6,7 +6,8 @@ import pytest
 
 from ca_core.errors import OperatorError
 from enrolld import unlock
-from enrolld.config import FILE_NAME, Flags, Node
+from enrolld.config import Flags, Node
+from enrolld.config_file import FILE_NAME
 
 GENERAL = 'pin_file = "general"\n'
 OWN = '[hsm.pin_files]\nvault = "own"\n"a token" = "own-2"\n'

@@ -9,7 +9,8 @@ import pytest
 
 from ca_core.errors import OperatorError
 from enrolld import daemon
-from enrolld.config import FILE_NAME, Flags, Node
+from enrolld.config import Flags, Node
+from enrolld.config_file import FILE_NAME
 from enrolld.limits import Limits
 from enrolld.process import BoardSettings, WorkerSettings
 from enrolld.running import RunState
