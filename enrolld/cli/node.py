@@ -73,9 +73,9 @@ def init(session: Session, /, token: str | None, **flags: Any) -> None:
     """Make the directory, its unlock key, the CA and the default realm."""
     node = session.node(**flags)
 
-    from enrolld import announcement, daemon, unlock
+    from enrolld import announcement, making, unlock
 
-    made = daemon.make(node, token)
+    made = making.make(node, token)
     if session.json:
         output.emit_json(made)
         return
