@@ -22,8 +22,8 @@ PROOFS = ("secret", "idevid", "challenge", "open")
 CONDITIONS = ("webhook", "approval")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _LONGEST_GRACE_DAYS = 366
-_BOUNDS = {"ceiling": (0, 1_000_000_000), "pending_most": (1, 1_000_000), "pending_per_source": (1, 1_000_000)}
-"""The least and the most of each number."""
+_BOUNDS = {"ceiling": (0, 1_000_000_000), "pending_most": (1, 10_000), "pending_per_source": (1, 10_000)}
+"""The least and the most of each number. Whoever has a request kept counts those that wait while nobody else writes."""
 
 
 class AdmissionDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +35,7 @@ class AdmissionDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     what the static challenge is known by, `sha256:` and hex; `open` must be set for a way that proves nothing.
     `ceiling` is how many first certificates there may be on a day (UTC), up to 1,000,000,000, or 0 for any number. A
     request that waits for approval ends after `pending_lifetime`, and is asked for again every `pending_retry`; at most
-    `pending_most` wait, and `pending_per_source` of one address or proven device (1 to 1,000,000 each). Those that
+    `pending_most` wait, and `pending_per_source` of one address or proven device (1 to 10,000 each). Those that
     prove nothing have half of `ceiling` and `pending_most`, where others prove who they are. `webhook` is whom a way
     with a webhook asks.
     """
