@@ -8,6 +8,7 @@ import pytest
 from ca_core.core import Core
 from ca_core.weak_keys import debian, find_weakness
 from tests.end_to_end.clients import needs
+from tests.helpers.admission import admit_by
 from tests.helpers.core import Installation, make_installation
 from tests.helpers.postgres import Postgres
 
@@ -78,3 +79,10 @@ def second(installation: Installation) -> Iterator[Core]:
     opened = installation.open()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+async def by_hand(core: Core) -> Core:
+    """A realm in which an operator looks at everybody."""
+    await admit_by(core, "approval")
+    return core

@@ -11,9 +11,10 @@ from ca_core.core import Core
 from ca_core.csr import ParsedCsr
 from ca_core.errors import OperatorError, Refusal
 from ca_core.model import Call, Evidence, Issued, Operation, Pending, Refused
-from tests.helpers.core import ME, csr_of, new_key
+from ca_core.rows import RequestRow
+from tests.helpers.core import ME, PrivateKey, csr_of, new_key
 
-__all__ = ["admit_by", "code_of_act", "outcome_of", "transact", "verdict"]
+__all__ = ["admit_by", "code_of_act", "only_request", "outcome_of", "poll_outcome", "transact", "verdict"]
 
 CALL = Call("test-0001", "est", "simpleenroll", "192.0.2.1")
 
@@ -72,3 +73,22 @@ async def code_of_act(act: Awaitable[object]) -> str:
     except Exception as exc:
         return repr(exc)
     return "done"
+
+
+async def only_request(core: Core, state: str | None = None) -> RequestRow:
+    """The one request that there is, or the one in that state."""
+    [row] = await core.requests.list(state=state, limit=10)
+    return row
+
+
+async def poll_outcome(core: Core, key: PrivateKey, transaction: str = "T-1") -> str:
+    """What a poll by that key is told: `issued`, `pending` or the refusal's code."""
+    resolved = await core.realms.resolve("scep", None, None)
+    call = Call("poll-0001", "scep", "CertPoll", "192.0.2.1", transaction_id=transaction)
+    match await core.registration.poll(resolved, transaction, csr_of(key).spki_sha256, call):
+        case Refused(refusal):
+            return refusal.code
+        case Pending():
+            return "pending"
+        case Issued():
+            return "issued"
