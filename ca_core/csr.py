@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from ca_core.csr_names import QUIET, canonical_san, names_hash, read_subject
-from ca_core.csr_parts import element, elements, find_parts, has_more, read_attributes
-from ca_core.csr_signature import check_signature
+from ca_core.csr_parts import element, elements, find_parts, has_more, read_attributes, without_secrets
+from ca_core.csr_signature import check_signature, hash_of_signature
 from ca_core.errors import MalformedRequest, TooLarge
 from ca_core.public_key import PublicKey, describe_key, encode_spki, load_public_key
 
@@ -61,6 +61,23 @@ class ParsedCsr:
     @classmethod
     def parse(cls, der: bytes, *, allow_sha1: bool = False) -> Self:
         """Read and check a request. Raises MalformedRequest, TooLarge, BadKey or PopFailed, and nothing else."""
+        return cls._read(der, allow_sha1=allow_sha1, is_proven=False)
+
+    @classmethod
+    def recall(cls, kept: bytes, *, allow_sha1: bool = False) -> Self:
+        """A request that was parsed before, as `kept_form` gave it, checked by the rules of now but for its signature.
+
+        Only for what comes from the store. Raises as `parse` does.
+        """
+        return cls._read(kept, allow_sha1=allow_sha1, is_proven=True)
+
+    @property
+    def kept_form(self) -> bytes:
+        """The request without its secrets, for the store: DER that only `recall` takes."""
+        return without_secrets(self.der)
+
+    @classmethod
+    def _read(cls, der: bytes, *, allow_sha1: bool, is_proven: bool) -> Self:
         if len(der) > MAX_DER:  # enforces case 8
             raise TooLarge("body_too_large", f"The PKCS#10 request is longer than {MAX_DER} bytes.")
         csr = _load(der)
@@ -73,7 +90,10 @@ class ParsedCsr:
         subject, common_name = read_subject(csr)
         attributes = read_attributes(der, parts.attributes)
         asked = _read_extensions(csr, attributes.extensions)
-        signature_hash = check_signature(csr, der[parts.signed], key, allow_sha1=allow_sha1)
+        if is_proven:
+            signature_hash = hash_of_signature(csr, key, allow_sha1=allow_sha1)
+        else:
+            signature_hash = check_signature(csr, der[parts.signed], key, allow_sha1=allow_sha1)
         spki = encode_spki(key)
         return cls(
             der=der,

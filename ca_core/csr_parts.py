@@ -6,6 +6,7 @@ Read from the bytes as they were sent, which is what a signature covers and what
 from dataclasses import dataclass
 from typing import NoReturn
 
+from ca_core.der import sequence, tlv
 from ca_core.errors import MalformedRequest
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "find_parts",
     "has_more",
     "read_attributes",
+    "without_secrets",
 ]
 
 MAX_ATTRIBUTE_VALUE = 255  # RFC 2985 pkcs-9-ub-challengePassword, RFC 7894 ub-est-identity-linking
@@ -59,7 +61,8 @@ class Attributes:
     identity_linking: str | None = None
 
 
-_SET = 0x31
+_SET, _ATTRIBUTES = 0x31, 0xA0
+_NO_SIGNATURE = b"\x03\x01\x00"  # a BIT STRING of no bits
 _EXTENSION_REQUEST = bytes.fromhex("2a864886f70d01090e")  # 1.2.840.113549.1.9.14
 _CHALLENGE_PASSWORD = bytes.fromhex("2a864886f70d010907")  # 1.2.840.113549.1.9.7
 _IDENTITY_LINKING = bytes.fromhex("2a864886f70d010910023a")  # 1.2.840.113549.1.9.16.2.58
@@ -102,6 +105,26 @@ def read_attributes(der: bytes, where: slice) -> Attributes:
 
 # UTF8, Printable, T61, IA5, BMP
 _STRING_CODECS = {0x0C: "utf-8", 0x13: "ascii", 0x14: "latin-1", 0x16: "ascii", 0x1E: "utf-16-be"}
+
+
+def without_secrets(der: bytes) -> bytes:
+    """A request in the form in which it is kept (`ParsedCsr.recall`), from its DER, which must be good.
+
+    It lacks every attribute but the extensionRequest: a challengePassword is a secret in SCEP, and what others hold,
+    nobody knows. It lacks the signature, too, against which a guess at them could be tried.
+    """
+    where = find_parts(der)
+    _, version, _ = element(der, where.signed.start, len(der))
+    _, _, algorithm_end = element(der, where.signed.stop, len(der))
+    kept = [each for each in elements(der, where.attributes) if _kind_of(each) == _EXTENSION_REQUEST]
+    info = sequence(der[version : where.spki.stop], tlv(_ATTRIBUTES, *kept))
+    return sequence(info, der[where.signed.stop : algorithm_end], _NO_SIGNATURE)
+
+
+def _kind_of(attribute: bytes) -> bytes:
+    _, inner, end = element(attribute, 0, len(attribute))
+    _, start, stop = element(attribute, inner, end)
+    return attribute[start:stop]
 
 
 def _read_string(kind: bytes, der: bytes | None) -> str | None:

@@ -9,7 +9,7 @@ from cryptography.x509.oid import SignatureAlgorithmOID
 from ca_core.errors import PopFailed
 from ca_core.public_key import MlDsaPublicKey, PublicKey, key_kind
 
-__all__ = ["check_signature"]
+__all__ = ["check_signature", "hash_of_signature"]
 
 _WEAK_HASHES = {"md5": "MD5", "sha1": "SHA-1"}
 _WEAK_PARAMETERS: dict[x509.ObjectIdentifier, padding.PKCS1v15 | ec.ECDSA] = {  # cryptography gives None for these
@@ -39,6 +39,18 @@ def check_signature(csr: x509.CertificateSigningRequest, signed: bytes, key: Pub
         raise PopFailed(
             "csr_signature_bad", "The CSR's signature algorithm is not one that is known here.", detail=str(exc)
         ) from exc
+    return _allowed(hash_name, allow_sha1=allow_sha1)
+
+
+def hash_of_signature(csr: x509.CertificateSigningRequest, key: PublicKey, *, allow_sha1: bool) -> str:
+    """The name of the hash of a signature that was verified before. PopFailed when it is not allowed any more."""
+    if isinstance(key, ed25519.Ed25519PublicKey | MlDsaPublicKey):
+        return _OWN_ALGORITHMS[csr.signature_algorithm_oid][1]
+    algorithm = csr.signature_hash_algorithm
+    return _allowed(algorithm.name if algorithm is not None else "", allow_sha1=allow_sha1)
+
+
+def _allowed(hash_name: str, *, allow_sha1: bool) -> str:
     if hash_name in _WEAK_HASHES and not (allow_sha1 and hash_name == "sha1"):
         raise PopFailed(
             "csr_signature_weak", f"The CSR is signed with {_WEAK_HASHES[hash_name]}, which is not allowed."

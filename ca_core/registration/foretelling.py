@@ -43,7 +43,7 @@ async def foretell(store: Store, row: RequestRow, clock: Clock, *, public_url: s
         )
     try:
         resolved = await rehearsal.realms.resolve(row.protocol, row.realm, None)
-        csr = ParsedCsr.parse(waiting.csr, allow_sha1=resolved.realm.document.scep.allow_sha1)
+        csr = ParsedCsr.recall(waiting.csr, allow_sha1=resolved.realm.document.scep.allow_sha1)
         requester = await rehearsal.registration.authenticate(resolved, waiting.evidence, csr)
         call = Call(
             row.request_id,

@@ -79,6 +79,7 @@ class PendingRequest:
     state: str
     reason: str | None
     csr: bytes
+    """As `ParsedCsr.recall` takes it."""
     evidence: Evidence
     operation: str
     request_id: str
@@ -145,7 +146,7 @@ class Pendings:
             "request_key": identity,
             "spki_sha256": csr.spki_sha256,
             "signer_key": requester.credential_key or csr.spki_sha256,
-            "csr": csr.der,
+            "csr": csr.kept_form,
             "evidence": _written(realm, requester),
             "source": call.source,
             "source_of": source_of(call.source),

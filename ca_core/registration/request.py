@@ -179,7 +179,7 @@ class Registration:
     async def _again(self, resolved: Resolved, waiting: PendingRequest, call: Call) -> Issued | Pending | Refused:
         """A request that waits, decided again by the rules of now, with what the store has kept of it."""
         allow_sha1 = resolved.realm.document.scep.allow_sha1
-        csr = ParsedCsr.parse(waiting.csr, allow_sha1=allow_sha1)
+        csr = ParsedCsr.recall(waiting.csr, allow_sha1=allow_sha1)
         requester = await self.authenticate(resolved, waiting.evidence, csr)
         return await self.enroll(resolved, requester, csr, Operation(waiting.operation), call)
 

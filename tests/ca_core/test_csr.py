@@ -1,6 +1,7 @@
 """PKCS#10 requests: what is read from good ones, and for what the bad ones are refused."""
 
 import ast
+import dataclasses
 import hashlib
 import inspect
 import os
@@ -514,3 +515,38 @@ def test_an_attribute_that_stands_in_an_rdn_as_text_and_as_bits_is_read() -> Non
     identifier = "2.5.4.45"  # x500UniqueIdentifier
     subject = name("device-1", rdn((identifier, bit_string(b"\x01")), (identifier, utf8("one"))))
     assert ParsedCsr.parse(make_csr(ec_key(), subject)).common_name == "device-1"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sans", [(), ("a.example.com",)], ids=["no-names", "names"])
+def test_case_47_a_request_is_kept_without_its_secrets_and_is_the_same_when_it_is_recalled(
+    kind: str, sans: tuple[str, ...]
+) -> None:
+    asked = [make.challenge("one-time-secret"), make.attribute(make.IDENTITY_LINKING, utf8("another-secret"))]
+    if sans:
+        asked.append(make.extension_request(make.san(*map(make.dns, sans))))
+    parsed = ParsedCsr.parse(make_csr(KINDS[kind][0](), name("device-1"), *sorted(asked)))
+    assert (parsed.challenge_password, parsed.identity_linking) == ("one-time-secret", "another-secret")
+    kept = parsed.kept_form
+    assert b"secret" not in kept
+    recalled = ParsedCsr.recall(kept)
+    without = dataclasses.replace(parsed, der=kept, challenge_password=None, identity_linking=None)
+    assert told(recalled) == told(without)
+    assert recalled.kept_form == kept
+    with pytest.raises(PopFailed) as caught:
+        ParsedCsr.parse(kept)
+    assert caught.value.code == "csr_signature_bad"
+
+
+def told(csr: ParsedCsr) -> dict[str, object]:
+    return {each.name: getattr(csr, each.name) for each in dataclasses.fields(csr) if each.name != "public_key"}
+
+
+def test_a_request_that_is_recalled_is_judged_by_the_rules_of_now() -> None:
+    kept = ParsedCsr.parse(good_csr(rsa_key(), signature_hash="sha1"), allow_sha1=True).kept_form
+    assert ParsedCsr.recall(kept, allow_sha1=True).signature_hash == "sha1"
+    with pytest.raises(PopFailed) as caught:
+        ParsedCsr.recall(kept)
+    assert caught.value.code == "csr_signature_weak"
+    with pytest.raises(MalformedRequest):
+        ParsedCsr.recall(kept[:-1])

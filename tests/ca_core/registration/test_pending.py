@@ -10,9 +10,11 @@ import tomli_w
 from ca_core.core import Core
 from ca_core.errors import OperatorError
 from ca_core.model import Evidence, Issued, Pending, Refused
+from ca_core.records.opening import upgrade_store
 from ca_core.registration import request_desk
 from tests.helpers.admission import admit_by, code_of_act, only_request, outcome_of, poll_outcome, transact
 from tests.helpers.core import ME, Installation, PrivateKey, SetClock, csr_of, new_key
+from tests.helpers.earlier import take_back
 from tests.helpers.factory import Made, idevid, root
 
 CHALLENGE = "a-challenge-of-thirty-characters"
@@ -228,19 +230,59 @@ async def test_case_35_a_stranger_s_transaction_is_not_that_of_the_device_that_h
 # --- what proved who asked is judged anew ---------------------------------------------------------------------------
 
 
-async def test_a_secret_that_waits_is_not_kept_and_is_spent_when_it_is_granted(
+async def test_case_47_a_secret_that_waits_is_not_kept_and_is_spent_when_it_is_granted(
     core: Core, installation: Installation
 ) -> None:
     handed = await core.devices.add("default", "sensor", actor=ME)
     await admit_by(core, "secret + approval")
     key, evidence = new_key(), Evidence(secret=handed.secret)
-    assert await outcome_of(core, evidence, csr_of(key), **SCEP) == "pending"
-    assert handed.secret.encode() not in installation.dump()
+    csr = csr_of(key, sans=["a.example.com"], challenge_password=handed.secret)  # where SCEP has it
+    assert await outcome_of(core, evidence, csr, **SCEP) == "pending"
+    kept = installation.dump()
+    assert b"a.example.com" in kept
+    assert handed.secret.encode() not in kept
     assert await poll_outcome(core, key) == "pending"
     await core.requests.approve((await only_request(core)).id, actor=ME)
     assert await poll_outcome(core, key) == "issued"
     assert await poll_outcome(core, key) == "issued", "the answer was lost"
     assert await outcome_of(core, evidence, csr_of(new_key())) == "secret_spent"
+
+
+async def test_case_47_the_challenge_of_a_request_that_waits_is_not_kept(
+    core: Core, installation: Installation
+) -> None:
+    await core.realms.challenge("default", CHALLENGE, actor=ME)
+    await admit_by(core, "challenge + approval")
+    key = new_key()
+    csr = csr_of(key, sans=["a.example.com"], challenge_password=CHALLENGE)
+    assert await outcome_of(core, Evidence(secret=CHALLENGE), csr, **SCEP) == "pending"
+    assert CHALLENGE.encode() not in installation.dump()
+    await core.requests.approve((await only_request(core)).id, actor=ME)
+    assert await poll_outcome(core, key) == "issued"
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)  # stores are taken back to earlier revisions there alone
+async def test_case_47_an_upgrade_takes_the_secrets_out_of_requests_that_wait(
+    core: Core, installation: Installation
+) -> None:
+    handed = await core.devices.add("default", "sensor", actor=ME)
+    await admit_by(core, "secret + approval")
+    key = new_key()
+    csr = csr_of(key, challenge_password=handed.secret)
+    assert await outcome_of(core, Evidence(secret=handed.secret), csr, **SCEP) == "pending"
+    await core.requests.approve((await only_request(core)).id, actor=ME)
+    core.close()
+    installation.sql("UPDATE request SET csr = ?", csr.der)
+    assert handed.secret.encode() in csr.der
+    take_back(installation.directory / "enrolld.db", "0009")
+    upgrade_store(installation.store_url)
+    [[kept]] = installation.sql("SELECT csr FROM request")
+    assert handed.secret.encode() not in kept
+    again = installation.open()
+    try:
+        assert await poll_outcome(again, key) == "issued"
+    finally:
+        again.close()
 
 
 @pytest.mark.parametrize("approved", [False, True], ids=["pending", "approved"])

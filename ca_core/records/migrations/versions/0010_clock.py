@@ -1,7 +1,9 @@
-"""Steps back of the clock that an operator has accepted"""
+"""Steps back of the clock that an operator has accepted, and requests that wait without their secrets"""
 
 import sqlalchemy as sa
 from alembic import op
+
+from ca_core.csr_parts import without_secrets
 
 revision = "0010"
 down_revision = "0009"
@@ -19,3 +21,8 @@ def upgrade() -> None:
         sa.Column("head", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_clock_step")),
     )
+    # A SCEP request as it came holds the one-time secret, or the realm's challenge.
+    request = sa.table("request", sa.column("id"), sa.column("csr"))
+    bind = op.get_bind()
+    for number, csr in bind.execute(sa.select(request.c.id, request.c.csr)).all():
+        bind.execute(sa.update(request).where(request.c.id == number).values(csr=without_secrets(bytes(csr))))
