@@ -4,7 +4,7 @@ import datetime as dt
 import json
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, bindparam, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, select
 
 from ca_core.errors import ConditionFailed, OperatorError
 from ca_core.model import Clock
@@ -63,9 +63,15 @@ _LISTS: dict[tuple[str, ...], Query] = {}
 _ONE = Query(_SELECT.where(_q.id == bindparam("id")))
 _DECIDE = Query(
     request_table.update()
-    .where(_q.id == bindparam("of_id"), _q.state == "pending", _q.expires_at > bindparam("now"))
+    .where(
+        _q.id == bindparam("of_id"),
+        # An approval that nobody has used yet can be taken back.
+        (_q.state == "pending")
+        | and_(_q.state == "approved", bindparam("decision", type_=_q.state.type) == "rejected"),
+        _q.expires_at > bindparam("now"),
+    )
     .values(
-        state=bindparam("decision"),
+        state=bindparam("decision", type_=_q.state.type),
         decided_at=bindparam("now"),
         decided_by=bindparam("actor"),
         reason=bindparam("why"),
@@ -167,7 +173,10 @@ class RequestDesk:
         return await self._decide(request_id, "approved", None, actor)
 
     async def reject(self, request_id: str, *, reason: str | None = None, actor: str) -> RequestRow:
-        """Turn a request down: the same key is refused as long as the request is kept. Raises `OperatorError`."""
+        """Turn a request down: the same key is refused as long as the request is kept.
+
+        One that is approved, too, until it is granted. Raises `OperatorError`.
+        """
         return await self._decide(request_id, "rejected", reason, actor)
 
     async def forget_old(self) -> bool:
@@ -202,7 +211,9 @@ class RequestDesk:
         except ConditionFailed as exc:
             now = await self._one(request_id)
             raise OperatorError(
-                "request_decided", f"request {found.id} is {now.state}", "only a pending one can be decided"
+                "request_decided",
+                f"request {found.id} is {now.state}",
+                "one that is pending can be approved or rejected, one that is approved can still be rejected",
             ) from exc
         return await self.show(request_id)
 

@@ -79,7 +79,7 @@ def approve(session: Session, id: str) -> None:  # noqa: A002  # the field's own
 @click.option("--reason", metavar="TEXT", help="For those who ask why; the device is not told.")
 @pass_session
 def reject(session: Session, id: str, reason: str | None) -> None:  # noqa: A002  # the field's own name
-    """Turn a request down; the same key is refused from now on."""
+    """Turn a request down, also one that is approved and not granted yet; the same key is refused from now on."""
 
     async def body(core: "Core") -> object:
         return await core.requests.reject(id, reason=reason, actor=session.actor)

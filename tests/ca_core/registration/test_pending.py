@@ -141,14 +141,38 @@ async def test_an_approval_that_nobody_uses_ends(by_hand: Core, clock: SetClock)
     assert await outcome_of(by_hand, Evidence(), csr_of(key, "one")) == "pending", "it is asked anew"
 
 
-@pytest.mark.parametrize("act", ["approve", "reject"])
-async def test_a_request_is_decided_once(by_hand: Core, second: Core, act: str) -> None:
+async def test_a_request_is_approved_once(by_hand: Core, second: Core) -> None:
     assert await outcome_of(by_hand, Evidence(), csr_of(new_key(), "one")) == "pending"
     row = await only_request(by_hand)
-    both = [by_hand.requests.approve(row.id, actor=ME), getattr(second.requests, act)(row.id, actor="operator:other")]
+    both = [by_hand.requests.approve(row.id, actor=ME), second.requests.approve(row.id, actor="operator:other")]
     results = await asyncio.gather(*both, return_exceptions=True)
     refused = [result for result in results if isinstance(result, OperatorError)]
     assert [error.code for error in refused] == ["request_decided"]
+
+
+async def test_what_was_rejected_stays_so_whoever_approves_it_meanwhile(by_hand: Core, second: Core) -> None:
+    for number in range(4):
+        key = new_key()
+        assert await outcome_of(by_hand, Evidence(), csr_of(key, f"d-{number}")) == "pending"
+        row = await only_request(by_hand, "pending")
+        both = [second.requests.reject(row.id, actor="operator:other"), by_hand.requests.approve(row.id, actor=ME)]
+        await asyncio.gather(*(both if number % 2 else reversed(both)), return_exceptions=True)
+        assert (await by_hand.requests.show(row.id)).state == "rejected"
+        assert await outcome_of(by_hand, Evidence(), csr_of(key, f"d-{number}")) == "request_rejected"
+
+
+async def test_an_approval_is_taken_back_until_it_is_granted(by_hand: Core) -> None:
+    mistaken, meant = new_key(), new_key()
+    for key, name in ((mistaken, "one"), (meant, "two")):
+        assert await outcome_of(by_hand, Evidence(), csr_of(key, name)) == "pending"
+        await by_hand.requests.approve((await only_request(by_hand, "pending")).id, actor=ME)
+    assert await outcome_of(by_hand, Evidence(), csr_of(meant, "two")) == "issued", "the twin"
+    taken, granted = await by_hand.requests.list(limit=9)
+    assert (await by_hand.requests.reject(taken.id, reason="a typing error", actor=ME)).state == "rejected"
+    assert await outcome_of(by_hand, Evidence(), csr_of(mistaken, "one")) == "request_rejected"
+    for act in (by_hand.requests.reject, by_hand.requests.approve):
+        for row in (taken, granted):
+            assert await code_of_act(act(row.id, actor=ME)) == "request_decided"
 
 
 async def test_one_approval_gives_one_certificate_to_many_who_ask_at_once(by_hand: Core, second: Core) -> None:
