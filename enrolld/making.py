@@ -54,10 +54,10 @@ def make(node: Node, token: str | None = None) -> Made:
         make_directory(node)
         lock = running.lock(node.dir)
         try:
+            unfinished.begin(node.dir, token)
             port = next((address.port for address in node.http if address.port), None)
             key, path = find_or_make_key(node, new=True)
             config = core_config(node, key, node.public_url(port), "init")
-            unfinished.begin(node.dir, token)
             fingerprint = asyncio.run(prepare(node, config, (), new=True, token=token)).fingerprint
             unfinished.finish(node.dir)
         finally:

@@ -364,6 +364,15 @@ def test_a_ca_that_was_to_be_in_a_token_is_made_in_the_store_only_by_another_ini
         pass
 
 
+def test_what_was_to_be_in_a_token_is_remembered_from_the_first_moment(tmp_path: Path) -> None:
+    directory = tmp_path / "enrolld"
+    directory.mkdir(0o700)
+    (directory / "keys").touch()  # where the unlock key goes, so that nothing is made
+    refusal(directory, "init", "--hsm", "unit")
+    (directory / "keys").unlink()
+    assert refusal(directory, *SERVE)["error"] == "init_unfinished"
+
+
 def test_case_76_realms_in_two_tokens_are_served_by_the_pin_of_each(tmp_path: Path) -> None:
     clients.needs("softhsm2", "p11-kit", "opensc", "gcc")
     softhsm = SoftHsm.make(tmp_path / "softhsm", "unit")

@@ -17,8 +17,9 @@ from cryptography import x509
 
 from ca_core.errors import NotAuthorized, OperatorError
 from ca_core.model import Means, Operation, ProtocolName
-from ca_core.names import is_key_name, parse_duration, parse_san
+from ca_core.names import is_key_name, parse_duration
 from ca_core.registration.admission.webhook_address import Network, address_fault, is_loopback, network_fault
+from ca_core.registration.template import canonical_name
 
 __all__ = [
     "MAX_ANSWER",
@@ -201,7 +202,7 @@ def read_verdict(body: bytes) -> Verdict:
         raise webhook_refusal("webhook_malformed", f"the answer is not what it should be: {_shown(str(exc))}") from exc
     try:
         validity = None if answer.validity is msgspec.UNSET else parse_duration(answer.validity)
-        names = None if answer.names is msgspec.UNSET else tuple(map(parse_san, answer.names))
+        names = None if answer.names is msgspec.UNSET else tuple(map(canonical_name, answer.names))
     except OperatorError as exc:
         raise webhook_refusal("webhook_malformed", f"the answer is not what it should be: {exc.message}") from exc
     if names is not None and len(set(names)) < len(names):
