@@ -103,6 +103,12 @@ _INHERIT = Query(
         names=case((_d.names == "[]", bindparam("names", type_=_d.names.type)), else_=_d.names),
     )
 )
+# Of a row of devices, each of which took over from the one before, the last one has what the first had.
+_PASS_ON = Query(
+    device.update()
+    .where(_d.realm_id == bindparam("of_realm"), _d.replaced_by_id == bindparam("guard_id"))
+    .values(replaced_by_id=bindparam("by_id"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +184,8 @@ class Lifecycle:
     async def replace_by(self, realm_name: str, name: str, by: str, *, revoke: bool = False, actor: str) -> Replacement:
         """Another registered device takes over: this one is retired.
 
-        The other gets its owner, profile and alternative names where it has none of its own.
+        The other gets its owner, profile and alternative names where it has none of its own. What this one had taken
+        over from is then said to be replaced by the other, too.
         """
         found = await self._realms.get(realm_name)
         if name == by:
@@ -189,14 +196,17 @@ class Lifecycle:
         if new[4] == DeviceState.RETIRED.value:
             raise OperatorError("device_retired", f"{by} is retired", "name a device that is not")
         inherited: Values = {"owner": old[8], "profile": old[3], "names": old[7]}
-        step = Step(_INHERIT, {"of_realm": found.id, "by_id": new[0], **inherited})
+        steps = (
+            Step(_INHERIT, {"of_realm": found.id, "by_id": new[0], **inherited}),
+            Step(_PASS_ON, {"of_realm": found.id, "by_id": new[0]}, expect=None),
+        )
         reason = "superseded" if revoke else None
         events = (
             AuditEvent("device.replaced", actor, realm=found.name, device=name, details={"by": by, "revoked": reason}),
             AuditEvent("device.took_over", actor, realm=found.name, device=by, details={"from": name}),
         )
         try:
-            return await self._supersede(found, name, _RETIRE, {"by_id": new[0]}, (step,), events, reason, actor)
+            return await self._supersede(found, name, _RETIRE, {"by_id": new[0]}, steps, events, reason, actor)
         except ConstraintFailed as exc:
             raise OperatorError("device_retired", f"{by} was retired at this moment", "name another device") from exc
 

@@ -311,6 +311,18 @@ async def test_a_successor_has_the_names_that_it_took_over(core: Core) -> None:
     assert await (await Asker.made(core)).asks("asker", "DNS:vpn.example.com") == "name_of_other_device"
 
 
+async def test_the_last_of_a_row_of_devices_may_have_the_names_of_the_first(core: Core) -> None:
+    """Each took over from the one before; the certificate of the first, whose key is lost, has not ended."""
+    await with_profile(core, **ANY_NAME)
+    first, _, last, other = [await Asker.made(core, name) for name in ("first", "second", "last", "other")]
+    await first.enrolls("first", "DNS:vpn.example.com")
+    await core.devices.replace_by("default", "first", "second", actor=ME)
+    await core.devices.replace_by("default", "second", "last", actor=ME)
+    assert (await core.devices.show("default", "first")).replaced_by == "last"
+    assert await other.asks("other", "DNS:vpn.example.com") == "name_of_other_device", "the twin: no successor"
+    assert await last.asks("last", "DNS:vpn.example.com") == "issued"
+
+
 @pytest.mark.parametrize("is_enrolled", [True, False], ids=["carried", "twin-not-carried"])
 async def test_a_name_that_was_taken_out_of_a_record_is_held_while_a_certificate_carries_it(
     core: Core, is_enrolled: bool
