@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca_core.authority.issuer import Issuers
+from ca_core.authority.kinds import ROOT
 from ca_core.authority.plan import CertificatePlan, validity
 from ca_core.core import Core
 from ca_core.errors import OperatorError
@@ -47,14 +48,18 @@ class Policy:
 async def read_policy(core: Core) -> Policy:
     """The policy of an installation, of which nothing else is read."""
     realms = [found for found in (await core.realms.current()).values() if found.state == "active"]
+    issuers = await core.issuers.list()
+    owners = {row.issuer: row.realm for row in issuers}
+    rows = [row for row in await core.realms.list() if row.state == "active"]
+    # The root of a realm that is retired, and so not copied, is that of the first realm under it.
+    heirs = {owners[row.root]: row.realm for row in reversed(rows)} | {row.realm: row.realm for row in rows}
+    roots = {row.realm: heirs[owners[row.root]] for row in rows if heirs[owners[row.root]] != row.realm}
     authorities: dict[bytes, tuple[str, str]] = {}
-    owners: dict[str, str] = {}
-    for row in await core.issuers.list():
-        owners[row.issuer] = row.realm
-        der = await core.issuers.certificate(row.issuer)
+    for issuer in issuers:
+        der = await core.issuers.certificate(issuer.issuer)
         if der is not None:
-            authorities[der] = row.realm, row.family
-    roots = {row.realm: owners[row.root] for row in await core.realms.list() if owners[row.root] != row.realm}
+            realm = heirs.get(issuer.realm, issuer.realm) if issuer.family == ROOT else issuer.realm
+            authorities[der] = realm, issuer.family
     return Policy(tuple(found.document for found in realms), authorities, roots)
 
 

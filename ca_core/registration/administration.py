@@ -18,7 +18,7 @@ from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
 from ca_core.registration.document import default_document, validated
 from ca_core.registration.profile_document import ProfileDocument
-from ca_core.registration.realm import Realm
+from ca_core.registration.realm import Realm, is_retired, named
 from ca_core.registration.realm_versions import (
     DOCUMENT,
     UNCHANGED,
@@ -42,9 +42,12 @@ class RealmAdministration(RealmVersions):
 
     async def kinds(self, given: Mapping[str, str], root_of: str | None = None) -> dict[str, str]:
         """The kinds of a new realm's CA keys by family, root first; see `chosen_kinds`. Raises `OperatorError`."""
-        if root_of is None:
+        return await self._kinds(given, await self.get(root_of) if root_of is not None else None)
+
+    async def _kinds(self, given: Mapping[str, str], owner: Realm | None) -> dict[str, str]:
+        if owner is None:
             return chosen_kinds(given)
-        above = await self._root_of(await self.get(root_of))
+        above = await self._root_of(owner)
         return chosen_kinds(given, key_kind(check_public_key(above.certificate.public_key())))
 
     async def add(
@@ -77,10 +80,11 @@ class RealmAdministration(RealmVersions):
         if name in current:
             raise OperatorError("realm_exists", f"there is a realm '{name}'", "'enrolld realm show' shows it")
         check_hosts(document, set(document.hosts), current, await self.own_names())
-        kinds = await self.kinds(keys or {}, root_of)
+        owner = named(current, root_of) if root_of is not None else None
+        kinds = await self._kinds(keys or {}, owner)
         if not carries_scep(kinds):
             document = msgspec.structs.replace(document, scep=msgspec.structs.replace(document.scep, enabled=False))
-        under = await self._shared_root(current[root_of], now) if root_of is not None else None
+        under = await self._shared_root(owner, current, now) if owner is not None else None
         if token is not None:  # all that it needs, before anything is made in it
             made = [kind for family, kind in kinds.items() if under is None or family != under.issuer.family]
             await self._issuance.check_token(token, made, decrypts=document.speaks_scep)
@@ -115,7 +119,8 @@ class RealmAdministration(RealmVersions):
 
         Its certificates stay valid until they end or are revoked, and its CRLs are published as before.
         """
-        found = await self.get(name)
+        current = await self.current()
+        found = named(current, name)
         if found.name == DEFAULT_REALM:
             raise OperatorError(
                 "realm_default",
@@ -123,11 +128,11 @@ class RealmAdministration(RealmVersions):
                 "refuse its devices instead: leave no way under its [admission]",
             )
         if found.state == "retired":
-            raise OperatorError("realm_retired", f"realm {name} is retired", f"'enrolld realm resume {name}' undoes it")
+            raise is_retired(found)
         root = await self._root_of(found)
         under = [
             other.name
-            for other in (await self.current()).values()
+            for other in current.values()
             if other.id != found.id and other.state == "active" and (await self._root_of(other)).id == root.id
         ]
         if root.realm_id == found.id and under:
@@ -136,14 +141,14 @@ class RealmAdministration(RealmVersions):
                 f"under the root of realm {name} stand others that are active: {', '.join(under)}",
                 "retire those first",
             )
-        return await self._set_state(found, "retired", "realm.retired", actor)
+        return await self._put(found, found.document, "retired", stamp(current), AuditEvent("realm.retired", actor))
 
     async def resume(self, name: str, *, actor: str) -> RealmRow:
         """Let a retired realm serve again, as it did. Raises `OperatorError`."""
-        found = await self.get(name)
+        current = await self.current()
+        found = named(current, name)
         if found.state == "active":
             raise OperatorError("realm_active", f"realm {name} is not retired", "nothing is to be done")
-        current = await self.current()
         root = await self._root_of(found)
         owner = next((other for other in current.values() if other.id == root.realm_id), found)
         if owner.id != found.id and owner.state != "active":
@@ -151,17 +156,13 @@ class RealmAdministration(RealmVersions):
                 "realm_retired", f"realm {owner.name}, whose root it stands under, is retired", "resume that first"
             )
         check_hosts(found.document, set(found.document.hosts), current, await self.own_names())
-        return await self._set_state(found, "active", "realm.resumed", actor)
-
-    async def _set_state(self, found: Realm, state: str, action: str, actor: str) -> RealmRow:
-        seen = stamp(await self.current())
-        return await self._put(found, found.document, state, seen, AuditEvent(action, actor))
+        return await self._put(found, found.document, "active", stamp(current), AuditEvent("realm.resumed", actor))
 
     async def _root_of(self, found: Realm) -> Issuer:
         root, *_ = await self._issuers.of_realm(found.id, found.edition)
         return root
 
-    async def _shared_root(self, owner: Realm, now: dt.datetime) -> SharedRoot:
+    async def _shared_root(self, owner: Realm, current: Mapping[str, Realm], now: dt.datetime) -> SharedRoot:
         """The root of a realm, for another to stand under. Raises `OperatorError`."""
         root = await self._root_of(owner)
         if owner.state != "active" or root.state != "active" or root.not_after <= now:
@@ -169,7 +170,7 @@ class RealmAdministration(RealmVersions):
                 "root_unusable", f"the root of realm {owner.name} signs no more", "name a realm that is active"
             )
         if root.realm_id != owner.id:
-            above = next(each for each in (await self.current()).values() if each.id == root.realm_id)
+            above = next(each for each in current.values() if each.id == root.realm_id)
             raise OperatorError(
                 "root_not_own", f"realm {owner.name} stands under the root of realm {above.name}", "name that realm"
             )

@@ -78,6 +78,7 @@ class Checkup:
             if not any(finding.code == "issuer_key" for finding in findings):
                 findings += await self._check_ra(now)
         findings += await self._check_hosts({f"DNS:{name.lower().removesuffix('.')}" for name in names} | own)
+        findings += await self._check_roots()
         findings += await self._check_profiles(now)
         findings += await self._check_admission()
         findings += await self._check_anchors()
@@ -256,6 +257,20 @@ class Checkup:
             for found in (await self._realms.current()).values()
             if found.state == "active" and not found.document.hosts and await self._root_id(found.name) != shown
         ]
+
+    async def _check_roots(self) -> list[Finding]:
+        """A realm that serves under the root of one that does not."""
+        realms = (await self._realms.current()).values()
+        retired = {found.id: found.name for found in realms if found.state == "retired"}
+        findings: list[Finding] = []
+        for found in realms:
+            root, *_ = await self._issuers.of_realm(found.id, found.edition)
+            if found.state == "active" and root.realm_id in retired:
+                owner = retired[root.realm_id]
+                text = f"realm {found.name} is active under the root of realm {owner}, which is retired"
+                remedy = f"'enrolld realm resume {owner}', or 'enrolld realm retire {found.name}'"
+                findings.append(_finding("error", "realm_root_retired", text, remedy))
+        return findings
 
     async def _root_id(self, realm: str) -> int:
         found = await self._realms.get(realm)

@@ -1,6 +1,7 @@
 """Realms as the rooms see them: the document in force, found by label and host."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -173,11 +174,7 @@ class Realms:
 
     async def get(self, name: str) -> Realm:
         """The realm of an operator's command. Raises `OperatorError`."""
-        realms = await self.current()
-        if name not in realms:
-            known = ", ".join(realms) or "none"
-            raise OperatorError("realm_unknown", f"there is no realm '{ascii(name[:64])[1:-1]}'", f"there are: {known}")
-        return realms[name]
+        return named(await self.current(), name)
 
     async def active(self, name: str) -> Realm:
         """The same, where devices are to be let in. Raises `OperatorError`, also of a realm that is retired."""
@@ -210,6 +207,14 @@ class Realms:
     async def again(self, resolved: Resolved) -> Resolved:
         """The same address at the version in force now. Raises `NotFound` when it is gone."""
         return _resolved((await self.current()).get(resolved.realm.name), resolved.profile, resolved.protocol)
+
+
+def named(realms: Mapping[str, Realm], name: str) -> Realm:
+    """The realm of an operator's command, of those that were read. Raises `OperatorError`."""
+    if name not in realms:
+        known = ", ".join(realms) or "none"
+        raise OperatorError("realm_unknown", f"there is no realm '{ascii(name[:64])[1:-1]}'", f"there are: {known}")
+    return realms[name]
 
 
 def is_retired(found: Realm) -> OperatorError:
