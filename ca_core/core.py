@@ -214,7 +214,13 @@ class Core:
     async def check(self, names: Sequence[str] = ()) -> list[Finding]:
         """Look at everything that could keep devices from enrolling; `names` are this server's. Empty: all is well."""
         checkup = Checkup(
-            self.realms, self._issuers, self._crls, self.issuance, self.server_certificates, self.ra_certificates
+            self.store,
+            self.realms,
+            self._issuers,
+            self._crls,
+            self.issuance,
+            self.server_certificates,
+            self.ra_certificates,
         )
         return await checkup.run(
             names,

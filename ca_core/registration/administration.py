@@ -1,6 +1,7 @@
 """Making realms, and ending them."""
 
 import datetime as dt
+import functools
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -12,11 +13,12 @@ from ca_core.errors import ConditionFailed, ConstraintFailed, OperatorError
 from ca_core.names import DEFAULT_REALM, parse_host, parse_realm_name
 from ca_core.public_key import check_public_key, key_kind
 from ca_core.records.audit import AuditEvent
-from ca_core.records.query import Values
+from ca_core.records.query import Query, Values
 from ca_core.records.schema import realm
 from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
 from ca_core.registration.document import default_document, validated
+from ca_core.registration.host_names import same_holders
 from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm, is_retired, named
 from ca_core.registration.realm_versions import (
@@ -34,7 +36,11 @@ from ca_core.registration.realm_versions import (
 from ca_core.rows import RealmRow
 
 _r = realm.c
-_ADD, _ADD_WHY = guarded_insert(realm, {"realms_unchanged": UNCHANGED})
+
+
+@functools.cache
+def _add(room: int) -> tuple[Query, Query]:
+    return guarded_insert(realm, {"realms_unchanged": UNCHANGED, **same_holders(room)})
 
 
 class RealmAdministration(RealmVersions):
@@ -80,6 +86,7 @@ class RealmAdministration(RealmVersions):
         if name in current:
             raise OperatorError("realm_exists", f"there is a realm '{name}'", "'enrolld realm show' shows it")
         check_hosts(document, set(document.hosts), current, await self.own_names())
+        free = await self._free(document.hosts, current)
         owner = named(current, root_of) if root_of is not None else None
         kinds = await self._kinds(keys or {}, owner)
         if not carries_scep(kinds):
@@ -93,6 +100,8 @@ class RealmAdministration(RealmVersions):
         )
         at = to_ms(now)
         row: Values = {"name": name, "state": "active", "version": 1, "created_at": at, "stamp": stamp(current)}
+        row |= free.values
+        add, why = _add(free.room)
         steps = (Step(DOCUMENT, version_row(document, 1, at, actor)), *ceremony.steps)
         event = AuditEvent(
             "realm.added",
@@ -108,7 +117,7 @@ class RealmAdministration(RealmVersions):
             },
         )
         try:
-            await self._store.commit(Unit(Guard(_ADD, row, _ADD_WHY), at, steps, (event,)))
+            await self._store.commit(Unit(Guard(add, row, why), at, steps, (event,)))
         except (ConditionFailed, ConstraintFailed) as exc:
             await self._issuance.discard(ceremony.keys)
             raise changed_meanwhile() from exc
@@ -156,7 +165,9 @@ class RealmAdministration(RealmVersions):
                 "realm_retired", f"realm {owner.name}, whose root it stands under, is retired", "resume that first"
             )
         check_hosts(found.document, set(found.document.hosts), current, await self.own_names())
-        return await self._put(found, found.document, "active", stamp(current), AuditEvent("realm.resumed", actor))
+        free = await self._free(found.document.hosts, current)
+        event = AuditEvent("realm.resumed", actor)
+        return await self._put(found, found.document, "active", stamp(current), event, free)
 
     async def _root_of(self, found: Realm) -> Issuer:
         root, *_ = await self._issuers.of_realm(found.id, found.edition)

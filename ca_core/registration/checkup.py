@@ -12,7 +12,9 @@ from ca_core.authority.issuer import Issuer, Issuers
 from ca_core.authority.plan import CLIENT_AUTH
 from ca_core.errors import CoreError, HsmUnfit, IssuerUnfit
 from ca_core.names import DEFAULT_REALM
-from ca_core.records.times import rfc3339
+from ca_core.records.store import Store
+from ca_core.records.times import rfc3339, to_ms
+from ca_core.registration.host_names import held_by_devices, how_to_free
 from ca_core.registration.profile_document import profile_faults
 from ca_core.registration.ra import RaCertificates
 from ca_core.registration.realm import Realms
@@ -25,6 +27,7 @@ class Checkup:
 
     def __init__(
         self,
+        store: Store,
         realms: Realms,
         issuers: Issuers,
         crls: Crls,
@@ -32,6 +35,7 @@ class Checkup:
         servers: ServerCertificates,
         ra: RaCertificates,
     ) -> None:
+        self._store = store
         self._realms = realms
         self._issuers = issuers
         self._crls = crls
@@ -77,7 +81,9 @@ class Checkup:
                 findings.append(_finding("error", "server_key", str(exc), "restore the store, or its unlock key"))
             if not any(finding.code == "issuer_key" for finding in findings):
                 findings += await self._check_ra(now)
-        findings += await self._check_hosts({f"DNS:{name.lower().removesuffix('.')}" for name in names} | own)
+        own = {f"DNS:{name.lower().removesuffix('.')}" for name in names} | own
+        findings += await self._check_hosts(own)
+        findings += await self._check_devices(own, now)
         findings += await self._check_roots()
         findings += await self._check_profiles(now)
         findings += await self._check_admission()
@@ -256,6 +262,20 @@ class Checkup:
             )
             for found in (await self._realms.current()).values()
             if found.state == "active" and not found.document.hosts and await self._root_id(found.name) != shown
+        ]
+
+    async def _check_devices(self, own: set[str], now: dt.datetime) -> list[Finding]:
+        """Devices that have a name of this server, and could be taken for it."""
+        names = own | {f"DNS:{host}" for host in await self._realms.all_hosts()}
+        held = await held_by_devices(self._store, await self._realms.current(), names, to_ms(now))
+        return [
+            _finding(
+                "error",
+                "name_of_server",
+                f"{name} is a name of this server, and of device {device} in realm {realm} or a certificate of it",
+                how_to_free(device, realm),
+            )
+            for name, device, realm in held
         ]
 
     async def _check_roots(self) -> list[Finding]:

@@ -26,6 +26,7 @@ from ca_core.registration.name_keys import key_of, looked_up
 from ca_core.registration.name_rows import carried_steps, chosen_values, free_for_record, room_for
 from ca_core.registration.names_recorded import check_not_of_server, name_of_other
 from ca_core.registration.realm import SAME_ACTIVE, Realm
+from ca_core.registration.realm_versions import UNCHANGED, changed_meanwhile, stamp
 from ca_core.rows import DeviceChange
 
 _TRIES = 5
@@ -86,7 +87,7 @@ class DeviceChanges(Lifecycle):
         that also ends what proved it before.
         """
         for _ in range(_TRIES):
-            found = await self._realms.get(realm_name)
+            found = await self._realms.active(realm_name)
             row = await self._row(found, name)
             if row[4] == DeviceState.RETIRED.value:
                 raise OperatorError("device_retired", f"{name} is retired", "'enrolld device list' shows all")
@@ -116,6 +117,10 @@ class DeviceChanges(Lifecycle):
         conditions: dict[str, ColumnElement[bool]] = {"realm_version": SAME_ACTIVE, "as_read": _AS_READ}
         if other_identity:
             conditions["proves_nothing"] = _PROVES_NOTHING
+        if added:
+            # Another realm's host is no name of a device either.
+            conditions["hosts"] = UNCHANGED
+        seen = stamp(await self._realms.current())
         await check_not_of_server(self._realms, added)
         keys = looked_up(map(key_of, added))
         if keys:
@@ -130,7 +135,7 @@ class DeviceChanges(Lifecycle):
         params: dict[str, Value] = {"realm_id": found.id, "of_id": row[0], **found.facts}
         params |= {f"old_{field}": value for field, value in old.items()}
         params |= {f"new_{field}": value for field, value in new.items()}
-        params |= {**chosen_values(keys), "device_id": row[0], "issued_at": at}
+        params |= {**chosen_values(keys), "device_id": row[0], "issued_at": at, "stamp": seen}
         event = AuditEvent("device.changed", actor, realm=found.name, device=name, details=dict(changed))
         try:
             carried = carried_steps(found.id, row[0], sorted(before - after), at)
@@ -154,10 +159,8 @@ class DeviceChanges(Lifecycle):
                 f"'enrolld device replace {name} --serial-number S' gives it another, also where this one was a slip;"
                 " it ends what proved the device before",
             ) from failed
-        if "realm_version" in failed.conditions:
-            raise OperatorError(
-                "realm_changed", "the realm was changed at this moment", "run the command again"
-            ) from failed
+        if {"realm_version", "hosts"} & set(failed.conditions):
+            raise changed_meanwhile() from failed
         if "names_free" in failed.conditions:
             raise await name_of_other(self._store, found, row[0], keys, at) from failed
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import datetime as dt
+import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 from sqlalchemy import bindparam, func, select
@@ -21,6 +22,7 @@ from ca_core.records.times import to_ms
 from ca_core.records.unit import Guard, Step, Unit
 from ca_core.registration.admission.challenge import MIN_CHALLENGE, hash_challenge, new_challenge
 from ca_core.registration.document import RealmDocument, parse_toml, to_json, to_toml, validated
+from ca_core.registration.host_names import NONE_NEW, NewHosts, free_hosts, same_holders
 from ca_core.registration.presets import profile_row
 from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm, Realms
@@ -30,14 +32,23 @@ _r = realm.c
 _others = realm.alias("others").c
 UNCHANGED = select(func.coalesce(func.sum(_others.version), 0)).scalar_subquery() == bindparam("stamp")
 """A condition of commits: no realm has changed since all were read, so that hosts differ and a shared root signs."""
-_NEW_VERSION = Query(
-    realm.update()
-    .where(_r.id == bindparam("of_realm"), _r.version == bindparam("of_version"), UNCHANGED)
-    .values(version=_r.version + 1, state=bindparam("new_state"))
-    .returning(_r.id)
-)
 DOCUMENT = Query(insert_into(realm_version).values(realm_id=bindparam("guard_id")))
 """The step that writes a version's document, behind a guard that returns the realm's id."""
+
+
+@functools.cache
+def _new_version(room: int) -> Query:
+    return Query(
+        realm.update()
+        .where(
+            _r.id == bindparam("of_realm"),
+            _r.version == bindparam("of_version"),
+            UNCHANGED,
+            *same_holders(room).values(),
+        )
+        .values(version=_r.version + 1, state=bindparam("new_state"))
+        .returning(_r.id)
+    )
 
 
 class RealmVersions(Realms):
@@ -119,22 +130,37 @@ class RealmVersions(Realms):
         # Only what is new: nothing that was in force before may keep an operator from another change.
         added = set(document.hosts) - set(found.document.hosts)
         check_hosts(document, added, current, await self.own_names())
+        hosts = await self._free(added, current)
         if document.speaks_scep and not found.document.speaks_scep:
             await self._check_decrypts(found)
         details = {**details, "digest": digest(document)}
-        return await self._put(found, document, found.state, stamp(current), AuditEvent(action, actor, details=details))
+        event = AuditEvent(action, actor, details=details)
+        return await self._put(found, document, found.state, stamp(current), event, hosts)
 
-    async def _put(self, found: Realm, document: RealmDocument, state: str, seen: int, event: AuditEvent) -> RealmRow:
+    async def _free(self, hosts: Collection[str], current: Mapping[str, Realm]) -> NewHosts:
+        """Hosts that no device has. Raises `OperatorError` when one has."""
+        return await free_hosts(self._store, current, hosts, to_ms(self._clock()))
+
+    async def _put(
+        self,
+        found: Realm,
+        document: RealmDocument,
+        state: str,
+        seen: int,
+        event: AuditEvent,
+        hosts: NewHosts = NONE_NEW,
+    ) -> RealmRow:
         """Commit the next version, which every node takes at once; `seen` is the `stamp` of what was decided on.
 
-        The event gets the realm and the version. Raises `OperatorError`.
+        `hosts` are those that it serves from then on. The event gets the realm and the version. Raises `OperatorError`.
         """
         at, version = to_ms(self._clock()), found.version + 1
         params: Values = {"of_realm": found.id, "of_version": found.version, "new_state": state, "stamp": seen}
+        params |= hosts.values
         steps = (Step(DOCUMENT, version_row(document, version, at, event.actor)),)
         event = dataclasses.replace(event, realm=found.name, details={**event.details, "version": version})
         try:
-            await self._store.commit(Unit(Guard(_NEW_VERSION, params), at, steps, (event,)))
+            await self._store.commit(Unit(Guard(_new_version(hosts.room), params), at, steps, (event,)))
         except ConditionFailed as exc:
             raise changed_meanwhile() from exc
         return await self.show(found.name)

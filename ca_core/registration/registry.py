@@ -34,6 +34,7 @@ from ca_core.registration.lifecycle import VOID_SECRETS, identity_taken
 from ca_core.registration.name_rows import chosen_values, free_for_record, room_for
 from ca_core.registration.names_recorded import check_not_of_server, keys_of_record, name_of_other
 from ca_core.registration.realm import SAME_ACTIVE, Realm, Realms
+from ca_core.registration.realm_versions import UNCHANGED, changed_meanwhile, stamp
 from ca_core.registration.request_ends import end_by_secret, end_unproven
 from ca_core.registration.why import sentence, sentence_of_unknown
 from ca_core.rows import ActRow, DeviceRow, HandedSecret, Why
@@ -68,7 +69,9 @@ _OPEN_SECRET = Query(
 
 @functools.cache
 def _add(room: int) -> tuple[Query, Query]:
-    return guarded_insert(device, {"realm_version": SAME_ACTIVE, "names_free": free_for_record(room)})
+    return guarded_insert(
+        device, {"realm_version": SAME_ACTIVE, "hosts": UNCHANGED, "names_free": free_for_record(room)}
+    )
 
 
 class Devices(DeviceChanges):
@@ -94,6 +97,7 @@ class Devices(DeviceChanges):
         actor: str,
     ) -> HandedSecret:
         """Register a device and make its first secret. Raises `OperatorError`."""
+        seen = stamp(await self._realms.current())
         found = await self._realms.active(realm_name)
         parse_device_name(name)
         names = parse_sans(sans)
@@ -108,7 +112,7 @@ class Devices(DeviceChanges):
         await check_not_of_server(self._realms, [f"DNS:{name}", *names])
         keys = keys_of_record(name, names)
         row |= {"profile": profile, "owner": owner, **found.facts}
-        row |= {**chosen_values(keys), "device_id": 0, "issued_at": at}
+        row |= {**chosen_values(keys), "device_id": 0, "issued_at": at, "stamp": seen}
         add, why = _add(room_for(keys))
         event = AuditEvent(
             "device.added",
@@ -126,9 +130,7 @@ class Devices(DeviceChanges):
                 if await self._store.first(ONE, realm_id=found.id, name=name) is not None:
                     raise await self._exists(found, name) from exc
                 raise await name_of_other(self._store, found, 0, keys, at) from exc
-            raise OperatorError(
-                "realm_changed", "the realm was changed at this moment", "run the command again"
-            ) from exc
+            raise changed_meanwhile() from exc
         except ConstraintFailed as exc:
             raise await self._exists(found, name) from exc
         return _handed(found, name, profile, text, until)
