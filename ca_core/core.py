@@ -85,7 +85,7 @@ class Core:
         self.rates = Rates(config.rates)
         self.gate = Gate(waiting=config.waiting)
         self.realms = RealmAdministration(store, self._issuers, self.issuance, clock, config.public_url)
-        self.trust = Trust(self.realms)
+        self.trust = Trust(store, self.realms)
         self.attempts = Attempts(store)
         self.registration = Registration(
             store,

@@ -301,7 +301,7 @@ class RealmRow(Row, frozen=True, kw_only=True):
 
 
 class TrustRow(Row, frozen=True, kw_only=True):
-    """A trust anchor of a realm."""
+    """A trust anchor of a realm. `devices` are registered under its name, and not retired: it speaks for them."""
 
     id: str
     realm: str
@@ -310,6 +310,7 @@ class TrustRow(Row, frozen=True, kw_only=True):
     subject: str
     fingerprint_sha256: str
     not_after: str
+    devices: int
 
 
 class Finding(Row, frozen=True, kw_only=True):

@@ -122,7 +122,7 @@ class RealmVersions(Realms):
         return profiles[name]
 
     async def replace(
-        self, found: Realm, document: RealmDocument, action: str, details: dict[str, str], actor: str
+        self, found: Realm, document: RealmDocument, action: str, details: Mapping[str, str | int], actor: str
     ) -> RealmRow:
         """Put a document into force as the next version, with an audit event `action`. Raises `OperatorError`."""
         document = validated(document)

@@ -6,24 +6,41 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from sqlalchemy import bindparam, func, select
 
 from ca_core.errors import OperatorError
+from ca_core.records.query import Query
+from ca_core.records.schema import device
+from ca_core.records.store import Store
 from ca_core.records.times import rfc3339
 from ca_core.registration.administration import RealmAdministration
 from ca_core.registration.document import TrustDocument, anchor_fault, is_trust_name
+from ca_core.registration.realm import Realm
 from ca_core.rows import TrustRow
+
+_d = device.c
+_DEVICES = Query(
+    select(func.count()).where(
+        _d.realm_id == bindparam("realm_id"), _d.manufacturer == bindparam("manufacturer"), _d.state != "retired"
+    )
+)
 
 
 class Trust:
     """Adds, lists and removes trust anchors; each change is a new version of the realm's document."""
 
-    def __init__(self, realms: RealmAdministration) -> None:
+    def __init__(self, store: Store, realms: RealmAdministration) -> None:
+        self._store = store
         self._realms = realms
 
     async def add(
         self, realm_name: str, pem: bytes, *, purpose: str = "idevid", name: str | None = None, actor: str
     ) -> TrustRow:
-        """Trust a CA certificate (PEM). Its name defaults to the subject's O, else CN. Raises `OperatorError`."""
+        """Trust a CA certificate (PEM). Its name defaults to the subject's O, else CN. Raises `OperatorError`.
+
+        Devices are registered under such names, and whoever signs may choose his own: only a name that is given takes
+        over those that are registered under it.
+        """
         found = await self._realms.get(realm_name)
         if purpose not in ("idevid", "tls"):
             raise OperatorError("trust_purpose", f"'{purpose[:20]}' is no purpose of trust", "use idevid or tls")
@@ -60,15 +77,23 @@ class Trust:
             raise OperatorError(
                 "trust_exists", f"realm {found.name} has a trust entry '{label}'", "give another name with --name"
             )
+        devices = await self._devices(found, anchor)
+        if devices and not name:
+            raise OperatorError(
+                "trust_name_used",
+                f"{_counted(devices)} registered in realm {found.name} under '{label}', as this CA calls itself, and it"
+                " would speak for them",
+                f"--name '{label}' says that it is meant; another --name keeps them apart",
+            )
         document = msgspec.structs.replace(found.document, trust=(*found.document.trust, anchor))
-        details = {"name": label, "fingerprint": _fingerprint(certificate)}
+        details: dict[str, str | int] = {"name": label, "fingerprint": _fingerprint(certificate), "devices": devices}
         await self._realms.replace(found, document, "trust.added", details, actor)
-        return _trust_row(found.name, anchor)
+        return _trust_row(found.name, anchor, devices)
 
     async def list(self, realm_name: str) -> list[TrustRow]:
         """The realm's trust anchors. Raises `OperatorError`."""
         found = await self._realms.get(realm_name)
-        return [_trust_row(found.name, anchor) for anchor in found.document.trust]
+        return [_trust_row(found.name, each, await self._devices(found, each)) for each in found.document.trust]
 
     async def remove(self, realm_name: str, name: str, *, actor: str) -> None:
         """Stop trusting an anchor. Raises `OperatorError`."""
@@ -83,8 +108,19 @@ class Trust:
         document = msgspec.structs.replace(found.document, trust=rest)
         await self._realms.replace(found, document, "trust.removed", {"name": name}, actor)
 
+    async def _devices(self, found: Realm, anchor: TrustDocument) -> int:
+        """How many devices a factory identity under this anchor may be one of."""
+        if anchor.for_ != "idevid":
+            return 0
+        row = await self._store.first(_DEVICES, realm_id=found.id, manufacturer=anchor.name)
+        return int(row[0]) if row else 0
 
-def _trust_row(realm_name: str, anchor: TrustDocument) -> TrustRow:
+
+def _counted(devices: int) -> str:
+    return "1 device is" if devices == 1 else f"{devices} devices are"
+
+
+def _trust_row(realm_name: str, anchor: TrustDocument, devices: int) -> TrustRow:
     certificate = anchor.certificate()
     return TrustRow(
         id=anchor.name,
@@ -94,6 +130,7 @@ def _trust_row(realm_name: str, anchor: TrustDocument) -> TrustRow:
         subject=certificate.subject.rfc4514_string(),
         fingerprint_sha256=_fingerprint(certificate),
         not_after=rfc3339(certificate.not_valid_after_utc),
+        devices=devices,
     )
 
 

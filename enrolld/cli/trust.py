@@ -17,6 +17,7 @@ COLUMNS: list[output.Column] = [
     ("for", "for"),
     ("subject", "subject"),
     ("not after", "not_after"),
+    ("devices", "devices"),
     ("sha-256", "fingerprint_sha256"),
 ]
 
@@ -33,7 +34,10 @@ def trust() -> None:
 @click.option("--name", metavar="N", help="What to call it [the certificate's O, else its CN].")
 @pass_session
 def add(session: Session, file: BinaryIO, realm: str, purpose: str, name: str | None) -> None:
-    """Trust the CA certificate in FILE (PEM; '-' is standard input)."""
+    """Trust the CA certificate in FILE (PEM; '-' is standard input).
+
+    It speaks for the devices that are registered under its name; where there are some already, give the name.
+    """
     pem = file.read(1 << 20)
     row = session.run(lambda core: core.trust.add(realm, pem, purpose=purpose, name=name, actor=session.actor))
     values = output.plain(row)
@@ -41,6 +45,9 @@ def add(session: Session, file: BinaryIO, realm: str, purpose: str, name: str | 
         output.emit_json(values)
         return
     output.details((header, values.get(str(key))) for header, key in COLUMNS)
+    if row.devices:
+        them = "the device that is" if row.devices == 1 else f"the {row.devices} devices that are"
+        output.words(f"It speaks from now on for {them} registered under this name.")
     session.next(
         "Its devices are admitted when they are registered by their serial number:",
         f"device add NAME --realm {realm} --serial-number S --manufacturer '{output.printable(values['name'])}'",

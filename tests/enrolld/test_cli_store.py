@@ -315,6 +315,20 @@ def test_a_manufacturer_is_trusted_listed_and_removed(shell: Shell, tmp_path: Pa
     assert shell.rows("trust", "list") == []
 
 
+def test_a_manufacturer_takes_over_registered_devices_only_by_a_name_that_is_given(
+    shell: Shell, tmp_path: Path
+) -> None:
+    for name in ("acme.pem", "lookalike.pem"):
+        (tmp_path / name).write_bytes(self_signed_ca("Acme"))
+    assert "speaks from now on" not in shell("trust", "add", str(tmp_path / "acme.pem"))[1]
+    shell.ask("device", "add", "sensor", "--serial-number", "AC-1")
+    shell.ask("trust", "remove", "Acme")
+    assert shell.refusal("trust", "add", str(tmp_path / "lookalike.pem")) == "trust_name_used"
+    told = shell("trust", "add", str(tmp_path / "lookalike.pem"), "--name", "Acme")[1]
+    assert "It speaks from now on for the device that is registered under this name." in told
+    assert [row["devices"] for row in shell.rows("trust", "list")] == [1]
+
+
 def test_ca_export_prints_pem_with_the_root_first(shell: Shell) -> None:
     certificates = x509.load_pem_x509_certificates(shell("ca", "export")[0].encode())
     assert certificates[0].issuer == certificates[0].subject

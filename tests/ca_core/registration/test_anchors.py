@@ -9,14 +9,16 @@ from cryptography import x509
 
 from ca_core.core import Core
 from ca_core.errors import OperatorError
+from ca_core.model import Evidence
 from ca_core.registration.document import (
     RealmDocument,
     parse_toml,
     to_toml,
 )
 from tests.helpers import factory
+from tests.helpers.admission import code_of_act
 from tests.helpers.bad_csr import rsa_key
-from tests.helpers.core import ME, Installation
+from tests.helpers.core import ME, Installation, code_of, csr_of, new_key
 from tests.helpers.weak_rsa import roca_key
 
 ROOT = factory.root()
@@ -134,3 +136,52 @@ async def test_an_anchor_with_a_name_or_purpose_that_does_not_fit_is_refused(
     with pytest.raises(OperatorError) as caught:
         await core.trust.remove("default", "no such", actor=ME)
     assert caught.value.code == "trust_unknown"
+
+
+# --- names under which devices are registered ------------------------------------------------------------------------
+
+
+async def test_a_ca_that_calls_itself_as_another_did_does_not_speak_for_its_devices_unasked(
+    core: Core, installation: Installation
+) -> None:
+    await core.trust.add("default", ROOT.pem, actor=ME)
+    for number in (1, 2, 3):
+        await core.devices.add("default", f"sensor-{number}", serial_number=f"AC-{number}", actor=ME)
+    await core.devices.retire("default", "sensor-3", actor=ME)
+    assert [row.devices for row in await core.trust.list("default")] == [2]
+    await core.trust.remove("default", "Acme Devices", actor=ME)
+    lookalike = factory.root("Lookalike Root")
+    as_sensor = Evidence(chain=factory.idevid(lookalike, "AC-1").chain)
+    with pytest.raises(OperatorError) as caught:
+        await core.trust.add("default", lookalike.pem, actor=ME)
+    assert caught.value.code == "trust_name_used"
+    assert caught.value.message.startswith("2 devices are registered in realm default under 'Acme Devices'")
+    assert "--name 'Acme Devices' says that it is meant; another --name" in caught.value.remedy
+    assert await code_of(core, as_sensor, csr_of(new_key(), "sensor-1")) == "certificate_unknown"
+    # The twins: kept apart, or meant.
+    assert (await core.trust.add("default", lookalike.pem, name="lookalike", actor=ME)).devices == 0
+    assert await code_of(core, as_sensor, csr_of(new_key(), "sensor-1")) == "device_unknown"
+    await core.trust.remove("default", "lookalike", actor=ME)
+    assert (await core.trust.add("default", lookalike.pem, name="Acme Devices", actor=ME)).devices == 2
+    assert await code_of(core, as_sensor, csr_of(new_key(), "sensor-1")) == "issued"
+    assert [event["devices"] for event in installation.events("trust.added")] == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("realm", "purpose", "retired", "code"),
+    [
+        pytest.param("default", "idevid", False, "trust_name_used", id="of-this-realm"),
+        pytest.param("default", "idevid", True, "done", id="retired"),
+        pytest.param("default", "tls", False, "done", id="for-tls"),
+        pytest.param("other", "idevid", False, "done", id="of-another-realm"),
+    ],
+)
+async def test_a_name_is_used_by_devices_that_it_could_speak_for(
+    core: Core, realm: str, purpose: str, retired: bool, code: str
+) -> None:
+    await core.trust.add("default", ROOT.pem, actor=ME)
+    await core.devices.add("default", "sensor", serial_number="AC-1", actor=ME)
+    await core.trust.remove("default", "Acme Devices", actor=ME)
+    if retired:
+        await core.devices.retire("default", "sensor", actor=ME)
+    assert await code_of_act(core.trust.add(realm, factory.root().pem, purpose=purpose, actor=ME)) == code
