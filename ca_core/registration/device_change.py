@@ -142,7 +142,7 @@ class DeviceChanges(Lifecycle):
             guard = Guard(Query(change), params, diagnosis(conditions))
             await self._store.commit(Unit(guard, at, tuple(carried), (event,)))
         except ConstraintFailed as exc:
-            raise identity_taken(found) from exc
+            raise await identity_taken(self._store, found, new["serial_number"], new["manufacturer"]) from exc
         except ConditionFailed as exc:
             await self._explain(found, row, keys, at, exc)
             return False

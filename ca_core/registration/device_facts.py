@@ -29,6 +29,8 @@ def check_owner(owner: str | None) -> str | None:
         raise OperatorError("owner_invalid", f"the owner is longer than {LONGEST_OWNER} characters", "say it shorter")
     if owner is not None and not owner.isprintable():
         raise OperatorError("owner_invalid", "the owner holds characters that can't be shown", "leave them out")
+    if owner and not owner.strip():
+        raise OperatorError("owner_invalid", "the owner is nothing but blanks", "say who it is, or leave it out")
     return owner
 
 

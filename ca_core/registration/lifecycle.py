@@ -94,6 +94,13 @@ _NEW_BOARD = Query(
     )
     .returning(_d.id)
 )
+_BY_IDENTITY = Query(
+    select(_d.name, _d.state).where(
+        _d.realm_id == bindparam("realm_id"),
+        _d.manufacturer == bindparam("manufacturer"),
+        _d.serial_number == bindparam("serial_number"),
+    )
+)
 _INHERIT = Query(
     device.update()
     .where(_d.realm_id == bindparam("of_realm"), _d.id == bindparam("by_id"), _d.state != "retired")
@@ -179,7 +186,7 @@ class Lifecycle:
         try:
             return await self._supersede(found, name, _NEW_BOARD, changed, (), (event,), reason, actor)
         except ConstraintFailed as exc:
-            raise identity_taken(found) from exc
+            raise await identity_taken(self._store, found, serial_number, manufacturer) from exc
 
     async def replace_by(self, realm_name: str, name: str, by: str, *, revoke: bool = False, actor: str) -> Replacement:
         """Another registered device takes over: this one is retired.
@@ -292,12 +299,25 @@ class Lifecycle:
         return row
 
 
-def identity_taken(found: Realm) -> OperatorError:
-    """Another device has the factory identity."""
+async def identity_taken(store: Store, found: Realm, serial_number: object, manufacturer: object) -> OperatorError:
+    """The error that names the device which has the factory identity."""
+    row = await store.first(
+        _BY_IDENTITY, realm_id=found.id, serial_number=str(serial_number), manufacturer=str(manufacturer)
+    )
+    holder, state = row or ("another device", "")
+    has = f"{holder} in realm {found.name} has this manufacturer and serial number"
+    if state == DeviceState.RETIRED.value:
+        return OperatorError(
+            "identity_taken",
+            f"{has}, and is retired",
+            "it keeps them, so that its board does not come back by itself; let the board enroll by a secret"
+            " ('enrolld device secret'), without a serial number in the record",
+        )
     return OperatorError(
         "identity_taken",
-        f"another device of realm {found.name} has this manufacturer and serial number",
-        "'enrolld device list' shows which",
+        has,
+        f"take them from there first: 'enrolld device set {holder}' with --serial-number '', or once it has enrolled"
+        f" 'enrolld device replace {holder}' with the --serial-number of its new board",
     )
 
 

@@ -128,11 +128,11 @@ class Devices(DeviceChanges):
         except ConditionFailed as exc:
             if "names_free" in exc.conditions:
                 if await self._store.first(ONE, realm_id=found.id, name=name) is not None:
-                    raise await self._exists(found, name) from exc
+                    raise await self._exists(found, name, serial_number, manufacturer) from exc
                 raise await name_of_other(self._store, found, 0, keys, at) from exc
             raise changed_meanwhile() from exc
         except ConstraintFailed as exc:
-            raise await self._exists(found, name) from exc
+            raise await self._exists(found, name, serial_number, manufacturer) from exc
         return _handed(found, name, profile, text, until)
 
     async def secret(self, realm_name: str, name: str, *, expires: str | None = None, actor: str) -> HandedSecret:
@@ -212,14 +212,16 @@ class Devices(DeviceChanges):
         said = sentence_of_unknown(attempts, asked.words())
         return Why(device=asked.name, realm=None, state="unknown", sentence=said, timeline=attempts)
 
-    async def _exists(self, found: Realm, name: str) -> OperatorError:
+    async def _exists(
+        self, found: Realm, name: str, serial_number: str | None, manufacturer: str | None
+    ) -> OperatorError:
         if await self._store.first(ONE, realm_id=found.id, name=name) is not None:
             return OperatorError(
                 "device_exists",
                 f"there is a device '{name}' in realm {found.name}",
                 "make a secret with 'device secret'",
             )
-        return identity_taken(found)
+        return await identity_taken(self._store, found, serial_number, manufacturer)
 
 
 def _handed(found: Realm, name: str, profile: str | None, text: str, until: dt.datetime) -> HandedSecret:

@@ -343,6 +343,7 @@ FACTS = {
     "sans": ({"names": SANS}, {"names": SANS[:100]}, "too_many_names"),
     "long-owner": ({"owner": "x" * 257}, {"owner": "x" * 256}, "owner_invalid"),
     "escape-in-owner": ({"owner": "a\x1b[31m"}, {"owner": "a [31m"}, "owner_invalid"),
+    "blank-owner": ({"owner": "  "}, {"owner": " line 7"}, "owner_invalid"),
     "surrogate-in-owner": ({"owner": "a\udcff"}, {"owner": "a\u00ff"}, "owner_invalid"),
 }
 

@@ -8,6 +8,7 @@ from ca_core.core import Core
 from ca_core.errors import OperatorError, Refusal
 from ca_core.model import Evidence
 from ca_core.records.unit import Unit
+from ca_core.registration.device_change import Facts
 from tests.helpers import factory
 from tests.helpers.core import ME, Enrolled, Installation, SetClock, ask, code_of, csr_of, enrolled, new_key
 
@@ -175,6 +176,43 @@ async def test_a_board_is_one_device_of_a_realm(acme: Core) -> None:
     foreign = devices.new_board("default", "sensor", serial_number="AC-3", manufacturer="globex", actor=ME)
     assert await refusal_of(foreign) == "manufacturer_unknown"
     assert (await devices.show("default", "sensor")).serial_number == "AC-1"
+
+
+async def test_whoever_has_a_board_is_named_and_how_to_free_it(acme: Core) -> None:
+    """Whichever act asks for it."""
+    devices = acme.devices
+    await devices.add("default", "holder", serial_number="AC-1", actor=ME)
+    await devices.add("default", "second", actor=ME)
+
+    async def told() -> set[tuple[str, str, str]]:
+        facts = Facts(serial_number="AC-1")
+        found: set[tuple[str, str, str]] = set()
+        for act in (
+            devices.add("default", "third", serial_number="AC-1", actor=ME),
+            devices.change("default", "second", facts, actor=ME),
+            devices.new_board("default", "second", serial_number="AC-1", actor=ME),
+        ):
+            with pytest.raises(OperatorError) as caught:
+                await act
+            found.add((caught.value.code, caught.value.message, caught.value.remedy))
+        return found
+
+    [(code, message, remedy)] = await told()
+    assert (code, message) == (
+        "identity_taken",
+        "holder in realm default has this manufacturer and serial number",
+    )
+    assert "device set holder' with --serial-number ''" in remedy
+    await devices.retire("default", "holder", actor=ME)
+    [(code, message, remedy)] = await told()
+    assert (code, message) == (
+        "identity_taken",
+        "holder in realm default has this manufacturer and serial number, and is retired",
+    )
+    assert "let the board enroll by a secret" in remedy
+    await devices.add("default", "other", serial_number="AC-2", actor=ME)
+    await devices.change("default", "other", Facts(serial_number=""), actor=ME)
+    await devices.change("default", "second", Facts(serial_number="AC-2"), actor=ME)  # the twin: the remedy works
 
 
 async def test_what_is_replaced_is_revoked_when_asked(core: Core) -> None:

@@ -1,6 +1,7 @@
 """Realms under the root of another one, said explicitly: what they share, and that they are apart all the same."""
 
 import datetime as dt
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -11,9 +12,11 @@ from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store
 from ca_core.core import Core
 from ca_core.errors import OperatorError
 from ca_core.model import Evidence
+from ca_core.registration.device_change import Facts
 from ca_core.registration.realm import Resolved
 from tests.helpers.core import ME, OTHER_HOST, PUBLIC_URL, START, Installation, code_of, csr_of, enrolled
 
+Refused = Callable[[Core], Awaitable[object]]
 CA_ISSUERS = AuthorityInformationAccessOID.CA_ISSUERS
 
 
@@ -202,17 +205,34 @@ async def test_nobody_enrolls_or_renews_in_a_retired_realm_until_it_resumes(core
         second.close()
 
 
-async def test_no_device_is_let_into_a_retired_realm(core: Core) -> None:
-    await core.devices.add("other", "early", actor=ME)
+IN_RETIRED: dict[str, tuple[Refused, str]] = {
+    "add": (lambda core: core.devices.add("other", "late", actor=ME), "realm_retired"),
+    "secret": (lambda core: core.devices.secret("other", "early", actor=ME), "realm_retired"),
+    "set": (lambda core: core.devices.change("other", "early", Facts(owner="line 7"), actor=ME), "realm_retired"),
+    "set-name": (
+        lambda core: core.devices.change("other", "early", Facts(names=["DNS:a.example"]), actor=ME),
+        "realm_retired",
+    ),
+    "import": (
+        lambda core: core.device_import.run("other", io.BytesIO(b"name\nlate\n"), "late.csv", actor=ME),
+        "realm_retired",
+    ),
+    "suspend": (lambda core: core.devices.suspend("other", "early", actor=ME), "done"),
+    "replace": (lambda core: core.devices.new_board("other", "early", actor=ME), "done"),
+    "replace-by": (lambda core: core.devices.replace_by("other", "early", "second", actor=ME), "done"),
+    "retire": (lambda core: core.devices.retire("other", "early", actor=ME), "done"),
+}
+
+
+@pytest.mark.parametrize(("act", "code"), IN_RETIRED.values(), ids=IN_RETIRED)
+async def test_no_device_is_let_into_a_retired_realm_and_all_else_goes_on(core: Core, act: Refused, code: str) -> None:
+    for name in ("early", "second"):
+        await core.devices.add("other", name, actor=ME)
     await core.realms.retire("other", actor=ME)
-    for act in (core.devices.add("other", "late", actor=ME), core.devices.secret("other", "early", actor=ME)):
-        assert await code_of_act(act) == "realm_retired"
-    await core.devices.suspend("other", "early", actor=ME)
+    assert await code_of_act(act(core)) == code
     await core.realms.resume("other", actor=ME)
-    assert await code_of_act(core.devices.secret("other", "early", actor=ME)) == "done", "the twin"
-
-
-Refused = Callable[[Core], Awaitable[object]]
+    if code != "done":
+        assert await code_of_act(act(core)) == "done", "the twin"
 
 
 @pytest.mark.parametrize(
