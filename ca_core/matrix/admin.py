@@ -3,10 +3,13 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from cryptography import x509
+
 from ca_core.errors import OperatorError
-from ca_core.matrix.cells import ADMIN_OPERATIONS, Cell, Kind, Relation, Report, Wire
+from ca_core.matrix.cells import ADMIN_OPERATIONS, OF_FEW, Cell, Kind, Relation, Report, Wire
 from ca_core.matrix.credentials import Credentials
 from ca_core.matrix.ground import ACTOR, Place
+from ca_core.model import format_serial
 
 __all__ = ["Operator"]
 
@@ -47,8 +50,8 @@ class Operator:
                 "no device of it could be made for an operator to act on", home=home.name, kind=Kind.ADMIN
             )
             return
-        [row] = await self._core.certificates.list(realm=home.name, device=name, limit=2)
-        target = _Target((await self._core.devices.show(home.name, name)).id, name, serial, row.serial)
+        certificate = format_serial(x509.load_der_x509_certificate(first.certificate).serial_number)
+        target = _Target((await self._core.devices.show(home.name, name)).id, name, serial, certificate)
         secret = (await self._core.devices.secret(home.name, name, actor=ACTOR)).secret
         cells: set[Cell] = set()
         for away in aways:
@@ -66,7 +69,7 @@ class Operator:
         core, name = self._core, target.name
         has_same = relation is Relation.EQUAL_NAMES
         if has_same:
-            await self._made.register(away, name)
+            await self._made.have_equal(away, name)
         acts: dict[str, tuple[str, Callable[[], Awaitable[object]]]] = {
             _REVOKE: (
                 "certificate_unknown",
@@ -122,6 +125,8 @@ class Operator:
             await self._made.door.ask(place.name, shown, _ENROLL)
         await self._made.approve(home, shown)
         got = await self._made.door.ask(away.name, shown, _ENROLL)
+        if got.code in OF_FEW and away.is_for_few("est"):
+            return None
         return APART if got.code == "pending" else got.code
 
     async def _at_home(self, home: Place, target: _Target, secret: str) -> str:

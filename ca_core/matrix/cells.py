@@ -5,7 +5,19 @@ from enum import StrEnum
 
 from ca_core.rows import Row
 
-__all__ = ["ADMIN_OPERATIONS", "OPERATIONS", "Cell", "Finding", "Kind", "Relation", "Report", "Skipped", "Wire"]
+__all__ = [
+    "ADMIN_OPERATIONS",
+    "FEW",
+    "OF_FEW",
+    "OPERATIONS",
+    "Cell",
+    "Finding",
+    "Kind",
+    "Relation",
+    "Report",
+    "Skipped",
+    "Wire",
+]
 
 
 class Kind(StrEnum):
@@ -51,6 +63,9 @@ OPERATIONS: dict[str, tuple[Wire, ...]] = {
     "scep": (Wire.PKCS_REQ, Wire.RENEWAL_REQ, Wire.CERT_POLL),
 }
 """The operations of each protocol."""
+OF_FEW = frozenset({"name_of_other_device", "device_exists", "import_faults", "device_not_expected", "device_enrolled"})
+"""What is told when a device has the name already that the profile gives to another: all of them are refusals."""
+FEW = "its profile gives a name that few devices can have, and others had it already"
 ADMIN_OPERATIONS = ("cert revoke", "device suspend", "device secret", "list", "request approve")
 """What an operator does with the other realm's name and this one's devices, serials and ids."""
 

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ca_core.errors import OperatorError
 from ca_core.matrix.cells import Kind, Relation, Wire
 from ca_core.matrix.door import Door, Outcome, Shown, protocol_of
 from ca_core.matrix.ground import ACTOR, Ground, Place
@@ -131,7 +132,8 @@ class Credentials:
         """A request for what the realm's profile takes from requests."""
         profile, fill = place.profile(protocol), serial.lower()
         counted = int(serial.rpartition("-")[2])
-        return Shown(name, key, subject=sample_subject(profile, fill, name), names=sample_names(profile, fill, counted))
+        names = sample_names(profile, fill, counted, of_many=True)
+        return Shown(name, key, subject=sample_subject(profile, fill, name), names=names)
 
     async def register(self, place: Place, name: str, serial: str | None = None, anchor: str | None = None) -> str:
         """Register a device, with what a certificate of the realm wants to know of it; returns its secret."""
@@ -147,6 +149,14 @@ class Credentials:
             actor=ACTOR,
         )
         return handed.secret
+
+    async def have_equal(self, place: Place, name: str, serial: str | None = None, anchor: str | None = None) -> None:
+        """See that the realm has a device of this name; where names are few, it may have it already."""
+        try:
+            await self.register(place, name, serial, anchor)
+        except OperatorError as exc:
+            if exc.code != "device_exists":
+                raise
 
     async def register_bare(self, place: Place, name: str) -> None:
         """Register a device that has nothing of its own to show: one that has is not admitted by less."""
@@ -200,9 +210,11 @@ class Credentials:
             return None
         anchors = {n: anchor for n, anchor in place.anchors.items() if anchor.key is not None}
         factory = next((Factory(n, anchor) for n, anchor in anchors.items()), None) if "idevid" in way.proofs else None
-        shown = await self.make(
-            place, way, self.shown(place, protocol_of(operation), name, serial, key), serial, factory
-        )
+        asking = self.shown(place, protocol_of(operation), name, serial, key)
+        try:
+            shown = await self.make(place, way, asking, serial, factory)
+        except OperatorError as exc:
+            return Outcome(exc.code)
         return await self.granted(place, shown, operation)
 
     async def granted(self, place: Place, shown: Shown, operation: Wire) -> Outcome:

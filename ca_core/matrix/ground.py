@@ -25,6 +25,7 @@ from ca_core.registration.admission.challenge import hash_challenge, new_challen
 from ca_core.registration.document import RealmDocument
 from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
+from ca_core.registration.sample import is_for_few
 
 __all__ = ["ACTOR", "Ground", "Place", "Policy", "read_policy"]
 
@@ -82,6 +83,10 @@ class Place:
         document = self.realm.document
         name = document.scep.profile if protocol == "scep" and document.speaks_scep else document.est.profile
         return document.profiles[name]
+
+    def is_for_few(self, protocol: str) -> bool:
+        """Whether that profile has a name which not all devices of a run can have."""
+        return is_for_few(self.profile(protocol))
 
     @property
     def wants_serial_number(self) -> bool:

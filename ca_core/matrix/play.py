@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ca_core.matrix.cells import OPERATIONS, Cell, Kind, Relation, Report, Wire
+from ca_core.errors import OperatorError
+from ca_core.matrix.cells import FEW, OF_FEW, OPERATIONS, Cell, Kind, Relation, Report, Wire
 from ca_core.matrix.credentials import Credentials, Factory, factory_for, way_for
 from ca_core.matrix.door import Outcome, Shown
 from ca_core.matrix.expected import expected_away
@@ -21,6 +22,8 @@ __all__ = ["Play"]
 ITS_OWN = "its own"
 """The other realm's own certificate, for the same key and transaction."""
 _CHAINS_MATTER = (Relation.SAME_ROOT, Relation.SAME_ANCHOR, Relation.CROSS_SIGNED)
+_OF_BARE = {"pending", "key_of_other_device"}
+"""What is expected where nobody proves anything, and an operator looks at whoever comes."""
 _BY_PROFILE = ("profile_", "csr_", "names_", "key_", "extension_", "certificate_not_for_clients")
 """How codes begin that say nothing of the credential: the realm's profiles want something else of such a device."""
 
@@ -83,7 +86,11 @@ class Play:
         made.settle()
         name, serial = made.new_name(home, self._protocol)
         asking = made.shown(home, self._protocol, name, serial, made.new_key(home, self._protocol))
-        shown = await made.make(home, way, asking, serial, factory)
+        try:
+            shown = await made.make(home, way, asking, serial, factory)
+        except OperatorError as exc:
+            self._at_home(aways[0], self._first, Outcome(exc.code))
+            return
         needs_approval = way.approval
         if self._kind is Kind.OWN_CERTIFICATE:
             got = await made.granted(home, shown, self._first)
@@ -129,7 +136,7 @@ class Play:
             if factory is not None:
                 alike = factory.authority.certificate.subject
                 anchors.sort(key=lambda name: away.anchors[name].certificate.subject != alike)
-            await made.register(away, shown.device, serial, anchors[0] if anchors else None)
+            await made.have_equal(away, shown.device, serial, anchors[0] if anchors else None)
         if self._relation is Relation.CROSS_SIGNED:
             return _Against(away, await made.crossed(self._home, away, shown, factory))
         if self._relation is Relation.SAME_KEY:
@@ -158,7 +165,7 @@ class Play:
                 code = outcome.code
                 if outcome.certificate is not None and outcome.certificate == other.own:
                     code = ITS_OWN
-                if code.startswith(_BY_PROFILE) and "pending" in expected:
+                if self._is_by_profile(other.place, code) and expected & _OF_BARE:
                     expected |= {code}  # there its request would not even wait: it is made for its own realm
                 cell = self._cell(other.place, operation)
                 self._report.compare(cell, other.place.name, expected, code)
@@ -185,12 +192,17 @@ class Play:
         """Whether the twin is as it should be; if not, nothing is proven by it."""
         if got.code == expected:
             return True
-        if not got.code.startswith(_BY_PROFILE):
+        if not self._is_by_profile(self._home, got.code):
             self._report.compare(self._cell(away, operation), self._home.name, frozenset({expected}), got.code)
         else:
             reason = f"in its own realm it gets no certificate either: {got.code}"
+            if got.code in OF_FEW:
+                reason = FEW
             self._report.skip(reason, home=self._home.name, kind=self._kind)
         return False
+
+    def _is_by_profile(self, place: Place, code: str) -> bool:
+        return code.startswith(_BY_PROFILE) or (code in OF_FEW and place.is_for_few(self._protocol))
 
     def _cell(self, away: Place, operation: Wire) -> Cell:
         return Cell(self._home.name, away.name, self._relation, self._kind, operation.value)

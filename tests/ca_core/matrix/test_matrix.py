@@ -215,6 +215,8 @@ def with_profile(name: str, **profile: Any) -> RealmDocument:
         pytest.param({"subject": {"CN": "{device.name}", "O": "Acme"}}, id="fixed"),
         pytest.param({"subject": {"CN": "{csr:cam-*}"}}, id="asked-name"),
         pytest.param({"names": ("{csr:DNS:*.cams.example.com}", "{csr:IP:10.0.0.0/8}")}, id="asked-names"),
+        pytest.param({"names": ("{csr:IP:*?}", "{csr:IP:*}")}, id="any-address"),
+        pytest.param({"names": ("{csr:DNS:gw.example.com?}", "{csr:IP:10.0.0.0/30?}")}, id="names-of-few-left-out"),
         pytest.param({"names": ("DNS:{device.name}.example.com",), "others": "refuse"}, id="made-names"),
         pytest.param(
             {"subject": {"CN": "{device.name}", "serialNumber": "{device.serial_number}"}}, id="serial-number"
@@ -233,6 +235,28 @@ async def test_whatever_its_certificates_say_a_realm_s_credentials_work_in_it_an
     assert report.skipped == []
     own = {cell.operation for cell in report.cells if cell.credential is Kind.OWN_CERTIFICATE}
     assert own == {"simpleenroll", "simplereenroll"}
+
+
+@pytest.mark.parametrize("ways", [("secret",), ("approval",), ("secret", "challenge + approval")], ids=" ".join)
+@pytest.mark.parametrize(
+    "profile",
+    [
+        pytest.param({"names": ("{csr:DNS:gw.example.com}",)}, id="asked-name"),
+        pytest.param({"names": ("{csr:IP:10.0.0.0/31}",)}, id="two-addresses"),
+        pytest.param({"names": ("DNS:gw.example.com",)}, id="fixed-name"),
+        pytest.param({"names": ("DNS:{realm}.example.com",), "others": "refuse"}, id="name-of-the-realm"),
+        pytest.param({"subject": {"CN": "{csr:gw}"}}, id="asked-common-name"),
+    ],
+)
+async def test_a_name_that_only_one_device_can_have_is_not_proven_and_no_finding(
+    opened: Core, ways: tuple[str, ...], profile: dict[str, Any]
+) -> None:
+    made = tuple(document(name, ways) for name in ("default", "other"))
+    both = [msgspec.structs.replace(m, profiles={**m.profiles, "device": ProfileDocument(**profile)}) for m in made]
+    report = await play(opened, Policy(tuple(both)), protocols=("est",))
+    assert report.failures == []
+    assert report.cells
+    assert any("a name that few devices can have" in skipped.reason for skipped in report.skipped)
 
 
 async def test_what_an_open_realm_lets_in_is_said_and_not_counted(opened: Core) -> None:
