@@ -43,6 +43,7 @@ from ca_core.registration.import_rows import (
 )
 from ca_core.registration.names_held import server_names
 from ca_core.registration.realm import Realm, Realms
+from ca_core.registration.realm_versions import changed_meanwhile, stamp
 from ca_core.registration.request_ends import end_of_imported
 from ca_core.rows import HandedSecret, Import, ImportFault
 
@@ -110,7 +111,8 @@ class DeviceImport:
         """
         found = await self._realms.active(realm_name)
         now = self._clock()
-        digest, count, lines = await self._examine(found, file, now, advance)
+        servers = await server_names(self._realms)
+        digest, count, lines = await self._examine(found, file, servers, now, advance)
         kept = keeper.name if keeper is not None else None
         done = Import(realm=found.name, file=name, sha256=digest.hex(), devices=count, secrets=kept, planned=plan)
         if plan:
@@ -121,6 +123,9 @@ class DeviceImport:
         file.seek(0)
         try:
             await self._stage(found, file, now, batch, digest, keeper, advance)
+            seen = stamp(await self._realms.current())
+            if not await server_names(self._realms) <= servers:  # another realm has got a host
+                raise changed_meanwhile()
             if keeper is not None:
                 keeper.seal()
         except BaseException:
@@ -128,7 +133,7 @@ class DeviceImport:
                 keeper.discard()
             await self._clear(batch, lines)
             raise
-        commit = self._commit(found, batch, digest, count, has_secrets=keeper is not None, name=name, actor=actor)
+        commit = self._commit(found, seen, batch, digest, count, has_secrets=keeper is not None, name=name, actor=actor)
         try:
             await _to_its_end(commit)
         except (ConditionFailed, ConstraintFailed) as exc:
@@ -136,9 +141,7 @@ class DeviceImport:
                 keeper.discard()
             await self._clear(batch, lines)
             if isinstance(exc, ConditionFailed):
-                raise OperatorError(
-                    "realm_changed", "the realm was changed at this moment", "run the command again"
-                ) from exc
+                raise changed_meanwhile() from exc
             raise OperatorError(
                 "import_overtaken", "one of these devices was added at this moment", "run the command again"
             ) from exc
@@ -153,12 +156,17 @@ class DeviceImport:
     # --- what is wrong with it ---------------------------------------------------------------------------------------
 
     async def _examine(
-        self, found: Realm, file: BinaryIO, now: dt.datetime, advance: Callable[[int], object]
+        self,
+        found: Realm,
+        file: BinaryIO,
+        servers: frozenset[str],
+        now: dt.datetime,
+        advance: Callable[[int], object],
     ) -> tuple[bytes, int, int]:
         """The file's SHA-256, how many devices it has, and how many lines. Raises `ImportRefused`."""
         reader = RecordReader(file, advance)
         faults: list[ImportFault] = []
-        duplicates = Duplicates(self._store, found, await server_names(self._realms), to_ms(now))
+        duplicates = Duplicates(self._store, found, servers, to_ms(now))
         count = 0
         for some in batched(reader, LOOKED_UP):
             entries: list[Entry] = []
@@ -208,6 +216,7 @@ class DeviceImport:
     async def _commit(
         self,
         found: Realm,
+        seen: int,
         batch: str,
         digest: bytes,
         count: int,
@@ -225,6 +234,7 @@ class DeviceImport:
             "file_sha256": digest,
             "devices": count,
             **found.facts,
+            "stamp": seen,
         }
         steps = [Step(DEVICES, {"realm_id": found.id, "created_at": at, "batch": batch}, expect=count)]
         steps.append(Step(NAMES, {"realm_id": found.id, "created_at": at}, expect=0))

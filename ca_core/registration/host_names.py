@@ -5,7 +5,8 @@ all the same, by the names of the server itself or before this was so, is told b
 """
 
 import functools
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +14,28 @@ from sqlalchemy import BigInteger, ColumnElement, bindparam, cast, func, select
 
 from ca_core.errors import OperatorError
 from ca_core.records.query import Query, Values
-from ca_core.records.schema import device_name
+from ca_core.records.schema import certificate, device, device_name
 from ca_core.records.store import Store
-from ca_core.registration.name_keys import key_of, looked_up
+from ca_core.registration.name_keys import key_of, keys_of_common_name, looked_up
 from ca_core.registration.name_rows import chosen_values, room_for
 from ca_core.registration.names_recorded import names_of_others
 from ca_core.registration.realm import Realm
 
 __all__ = ["NONE_NEW", "NewHosts", "free_hosts", "held_by_devices", "how_to_free", "same_holders"]
 
-_n = device_name.c
+_n, _d, _c = device_name.c, device.c, certificate.c
+# Another device may have the names of a board that was replaced, whose certificates prove nothing here any more; to who
+# looks for a server they still do.
+_SUPERSEDED = Query(
+    select(_d.name, _c.names, _c.subject)
+    .join(certificate, (_c.realm_id == _d.realm_id) & (_c.device_id == _d.id))
+    .where(
+        _d.realm_id == bindparam("realm_id"),
+        _c.superseded_at.is_not(None),
+        _c.status != "revoked",
+        _c.not_after > bindparam("now"),
+    )
+)
 _AT_ONCE = 128
 
 
@@ -76,9 +89,18 @@ async def held_by_devices(
     found: dict[tuple[str, str, str], None] = {}
     for realm in realms.values():
         for first in range(0, len(keys), _AT_ONCE):
-            for key, device in await names_of_others(store, realm.id, 0, keys[first : first + _AT_ONCE], now):
-                found[whose[key], device, realm.name] = None
+            for key, holder in await names_of_others(store, realm.id, 0, keys[first : first + _AT_ONCE], now):
+                found[whose[key], holder, realm.name] = None
+        for holder, carried, subject in await store.fetch(_SUPERSEDED, realm_id=realm.id, now=now):
+            for key in {*map(key_of, json.loads(carried)), *_called(subject)} & whose.keys():
+                found[whose[key], holder, realm.name] = None
     return list(found)
+
+
+def _called(subject: str) -> Iterator[str]:
+    for part in subject.split(","):
+        if part[:3].upper() == "CN=":
+            yield from keys_of_common_name(part[3:])
 
 
 async def free_hosts(store: Store, realms: Mapping[str, Realm], hosts: Collection[str], now: int) -> NewHosts:
@@ -88,19 +110,19 @@ async def free_hosts(store: Store, realms: Mapping[str, Realm], hosts: Collectio
     names = [f"DNS:{host}" for host in sorted(hosts)]
     keys = looked_up(map(key_of, names))
     row = await store.first(_count(room_for(keys)), **chosen_values(keys))
-    for name, device, realm in await held_by_devices(store, realms, names, now):
+    for name, holder, realm in await held_by_devices(store, realms, names, now):
         raise OperatorError(
             "host_of_device",
-            f"the host {name.removeprefix('DNS:')} is a name of device {device} in realm {realm}, which could be taken"
+            f"the host {name.removeprefix('DNS:')} is a name of device {holder} in realm {realm}, which could be taken"
             " for this server",
-            how_to_free(device, realm),
+            how_to_free(holder, realm),
         )
     return NewHosts(keys, int(row[0]) if row else 0)
 
 
-def how_to_free(device: str, realm: str) -> str:
+def how_to_free(holder: str, realm: str) -> str:
     """What an operator does about such a device."""
     return (
-        f"take it from there ('enrolld device set {device} --realm {realm}' with other --san, or --no-san; 'enrolld"
+        f"take it from there ('enrolld device set {holder} --realm {realm}' with other --san, or --no-san; 'enrolld"
         " device retire' where the device is called so), and revoke its certificate; or use another name"
     )

@@ -12,6 +12,7 @@ from ca_core.records.schema import certificate, device, device_import, device_im
 from ca_core.records.unit import Guard, Step, Unit, guarded_insert
 from ca_core.registration.allow_list import Entry
 from ca_core.registration.realm import SAME_ACTIVE
+from ca_core.registration.realm_versions import UNCHANGED
 
 _ROWS = 50
 """In one statement."""
@@ -21,7 +22,7 @@ _CLEARED = 5000
 T = TypeVar("T")
 _d, _i, _r = device.c, device_import.c, device_import_row.c
 _OF_BATCH = _r.batch == bindparam("batch")
-IMPORT, IMPORT_WHY = guarded_insert(device_import, {"realm_version": SAME_ACTIVE})
+IMPORT, IMPORT_WHY = guarded_insert(device_import, {"realm_version": SAME_ACTIVE, "hosts": UNCHANGED})
 _device_values = {
     "realm_id": bindparam("realm_id", type_=_d.realm_id.type),
     "name": _r.name,

@@ -1,6 +1,7 @@
 """Names of this server and of devices: what a device has becomes no host of a realm, whoever comes first."""
 
 import contextlib
+import io
 import itertools
 from collections.abc import Awaitable, Callable
 
@@ -51,6 +52,12 @@ async def in_the_certificate_of_one_that_is_retired(core: Core) -> None:
     await core.devices.retire("default", "evil", actor=ME)
 
 
+async def in_the_certificate_of_a_board_that_was_replaced(core: Core) -> None:
+    await enrolled(core, "evil", sans=[f"DNS:{HOST}"])
+    await core.devices.new_board("default", "evil", actor=ME)
+    await core.devices.change("default", "evil", Facts(names=[]), actor=ME)
+
+
 async def given_away(core: Core) -> None:
     await core.devices.add("default", "evil", sans=[f"DNS:{HOST}"], actor=ME)
     await core.devices.change("default", "evil", Facts(names=["DNS:else.example.com"]), actor=ME)
@@ -76,6 +83,7 @@ async def retired(core: Core) -> None:
         pytest.param(in_another_realm, "host_of_device", id="another-realm"),
         pytest.param(in_its_certificate_alone, "host_of_device", id="certificate"),
         pytest.param(in_the_certificate_of_one_that_is_retired, "host_of_device", id="retired-with-certificate"),
+        pytest.param(in_the_certificate_of_a_board_that_was_replaced, "host_of_device", id="replaced-board"),
         pytest.param(given_away, "done", id="twin-given-away"),
         pytest.param(revoked, "done", id="twin-revoked"),
         pytest.param(retired, "done", id="twin-retired"),
@@ -134,7 +142,7 @@ async def test_case_29_a_host_that_a_device_gets_at_the_same_moment_is_refused_t
     assert step > 4, "reads, submit and lock"
 
 
-@pytest.mark.parametrize("act", ["add", "set"])
+@pytest.mark.parametrize("act", ["add", "set", "import"])
 async def test_case_29_a_device_gets_no_name_that_becomes_a_host_at_the_same_moment(
     core: Core, installation: Installation, act: str
 ) -> None:
@@ -152,13 +160,16 @@ async def test_case_29_a_device_gets_no_name_that_becomes_a_host_at_the_same_mom
             names = [f"DNS:{HOST}"]
             if act == "add":
                 got = await code_of_act(node.devices.add("other", f"new-{step}", sans=names, actor=ME))
+            elif act == "import":
+                lines = io.BytesIO(f"name,san\nnew-{step},DNS:{HOST}\n".encode())
+                got = await code_of_act(node.device_import.run("other", lines, "devices.csv", actor=ME))
             else:
                 got = await code_of_act(node.devices.change("other", "evil", Facts(names=names), actor=ME))
         if not interference.happened:
             break
         if HOST not in await core.realms.all_hosts():
             break
-        assert got in ("name_of_server", "realm_changed"), step
+        assert got in ("import_faults" if act == "import" else "name_of_server", "realm_changed"), step
         text = (await core.realms.export("third")).replace(f'hosts = [\n    "{HOST}",\n]', "hosts = []")
         await core.realms.apply(text, actor=ME)
     assert got == "done", "the twin"
