@@ -48,6 +48,7 @@ class _Examination:
         self._facts = _facts_of(realm, applicant)
         self._fields: list[Field] = []
         self._refusals: list[Refusal] = []
+        self._common: set[x509.NameAttribute[str] | str] = set()
 
     def run(self) -> Examined:
         profile, csr = self._profile, self._csr
@@ -68,7 +69,8 @@ class _Examination:
         if not subject and not names and not self._refusals:
             message = "Nothing is left that the certificate could name."
             self._refusals.append(NotAuthorized("profile_value_missing", message))
-        return Examined(x509.Name(subject), tuple(names), tuple(self._fields), tuple(self._refusals))
+        fields, refusals, common = tuple(self._fields), tuple(self._refusals), frozenset(self._common)
+        return Examined(x509.Name(subject), tuple(names), fields, refusals, common)
 
     # --- what has nothing to do with names ---------------------------------------------------------------------------
 
@@ -131,6 +133,8 @@ class _Examination:
             self._miss(where, template)
             return
         self._fields.append(Field(where, value, template.source, "given"))
+        if template.is_common:
+            self._common.add(given)
         yield given
 
     def _asked_attributes(
@@ -186,6 +190,8 @@ class _Examination:
             self._miss("SAN", template.value)
             return
         self._fields.append(Field("SAN", name, template.value.source, "given"))
+        if template.value.is_common:
+            self._common.add(name)
         yield name
 
     def _asked_names(self, template: NameTemplate) -> Iterator[str]:

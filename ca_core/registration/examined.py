@@ -9,7 +9,10 @@ from ca_core.errors import Refusal
 from ca_core.model import DeviceRecord, Means, OwnCertificate, Requester
 from ca_core.registration.admission.secret import without_secret
 
-__all__ = ["Applicant", "Examined", "Field"]
+__all__ = ["Applicant", "Common", "Examined", "Field"]
+
+Common = frozenset[x509.NameAttribute[str] | str]
+"""Attributes of a subject, and alternative names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,16 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What a certificate would be made out to, and everything that speaks against it, in the order of importance."""
+    """What a certificate would be made out to, and everything that speaks against it, in the order of importance.
+
+    `common` is what no device has a say in: fixed text, or made of facts that many have alike.
+    """
 
     subject: x509.Name
     names: tuple[str, ...]
     fields: tuple[Field, ...]
     refusals: tuple[Refusal, ...]
+    common: Common = frozenset()
 
     @property
     def dropped(self) -> tuple[str, ...]:

@@ -245,8 +245,7 @@ class _Explaining:
         except Refusal as exc:
             of_key.append(exc)
         try:
-            names = examined.subject, examined.names
-            await check_names(self._store, *names, self._device, self._realms, to_ms(self._now))
+            await check_names(self._store, examined, self._device, self._realms, to_ms(self._now))
         except Refusal as exc:
             self._refuse("names", "", "", exc)
         for refusal in of_key:

@@ -1,11 +1,14 @@
 """Whose name is whose: what a device gets beyond its own record is no server's name, and no other device's.
 
+What a profile gives to many alike, fixed text say, is nobody's, though it may be no name of another device's record.
+
 Another device has the names of its record, its own name, and those of its certificates while these are neither revoked
 nor over. All stand in `device_name`, by which a name is looked up: those of the record by triggers, those of
 certificates, with the newest that has them, by the unit that issues.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -16,11 +19,12 @@ from ca_core.model import DeviceRecord
 from ca_core.records.query import Query
 from ca_core.records.schema import device
 from ca_core.records.store import Store
+from ca_core.registration.examined import Common, Examined
 from ca_core.registration.name_keys import key_of, keys_of_common_name, looked_up, own_name
-from ca_core.registration.name_rows import chosen_values, holders, room_for
+from ca_core.registration.name_rows import chosen_values, common_values, holders, recorded_holders, room_for
 from ca_core.registration.realm import Realms
 
-__all__ = ["check_names", "chosen_names", "is_unknown", "server_names"]
+__all__ = ["Beside", "check_names", "is_unknown", "names_beside", "server_names"]
 
 _d = device.c
 _BY_SERIAL = Query(
@@ -33,15 +37,29 @@ _BY_SERIAL = Query(
 )
 
 
-def chosen_names(subject: x509.Name, names: Sequence[str], asking: DeviceRecord) -> tuple[str, ...]:
-    """The names that a certificate would have beside those of the device's record, as `device_name` has them."""
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The names of a certificate beside those of the device's record, as `device_name` has them.
+
+    `chosen` are the device's alone; `common` are those that no device has a say in.
+    """
+
+    chosen: tuple[str, ...]
+    common: tuple[str, ...]
+
+
+def names_beside(subject: x509.Name, names: Sequence[str], asking: DeviceRecord, common: Common) -> Beside:
+    """The names of a certificate with this subject and these alternative names; of them are `common`."""
     own = set(looked_up([*(() if asking.is_new else [own_name(asking.name)]), *map(key_of, asking.names)]))
-    found: dict[str, None] = {}
+    chosen: dict[str, None] = {}
+    shared: dict[str, None] = {}
     for each in subject.get_attributes_for_oid(NameOID.COMMON_NAME):
         if own_name(str(each.value)) not in own:
+            found = shared if each in common else chosen
             found.update(dict.fromkeys(keys_of_common_name(str(each.value))))
-    found.update(dict.fromkeys(map(key_of, names)))
-    return tuple(name for name in found if name not in own)
+    for name in names:
+        (shared if name in common else chosen)[key_of(name)] = None
+    return Beside(tuple(key for key in chosen if key not in own), tuple(key for key in shared if key not in own))
 
 
 async def server_names(realms: Realms) -> frozenset[str]:
@@ -50,23 +68,27 @@ async def server_names(realms: Realms) -> frozenset[str]:
     return frozenset(looked_up(map(key_of, names)))
 
 
-async def check_names(
-    store: Store, subject: x509.Name, names: Sequence[str], asking: DeviceRecord, realms: Realms, now: int
-) -> None:
+async def check_names(store: Store, examined: Examined, asking: DeviceRecord, realms: Realms, now: int) -> None:
     """No name beside the record may be a server's or another device's, whatever made it: a template or the request.
 
     Nor is a serial number of the subject one by which a trusted manufacturer's device is known here. `now` is in
     milliseconds since 1970. Raises `NotAuthorized`, and `ConditionFailed` when a newcomer is known by now.
     """
-    await _check_serial_numbers(store, subject, asking, realms)
-    chosen = looked_up(chosen_names(subject, names, asking))
-    if not chosen:
+    await _check_serial_numbers(store, examined.subject, asking, realms)
+    beside = names_beside(examined.subject, examined.names, asking, examined.common)
+    chosen, common = looked_up(beside.chosen), looked_up(beside.common)
+    if not chosen and not common:
         return
-    if taken := await server_names(realms) & set(chosen):  # enforces case 29
+    if taken := await server_names(realms) & {*chosen, *common}:  # enforces case 29
         raise NotAuthorized(
             "name_of_server", "The certificate would have a name of this server.", detail=_shown(min(taken))
         )
-    holder = await holder_of(store, asking.realm_id, chosen, asking.id, now)
+    holder = await holder_of(store, asking.realm_id, chosen, asking.id, now) if chosen else None
+    if holder is None and common:
+        row = await store.first(
+            recorded_holders(room_for(common)), realm_id=asking.realm_id, device_id=asking.id, **common_values(common)
+        )
+        holder = (row[0], row[1]) if row else None
     if holder is not None:  # enforces case 29
         name, whose = holder
         if asking.is_new and whose == asking.name:

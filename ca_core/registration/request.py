@@ -202,7 +202,7 @@ class Registration:
         profile = choose_profile(resolved, requester.device)
         examined = examine(profile.document, realm, Applicant.of(requester), csr, operation)
         examined.require()
-        await check_names(self._store, examined.subject, examined.names, requester.device, self._realms, to_ms(now))
+        await check_names(self._store, examined, requester.device, self._realms, to_ms(now))
         if (shortage := self._store.shortage()) is not None:  # enforces case 58
             raise Unavailable(shortage)
         await check_facts(self._store, csr, requester.realm_id, requester.device.id, now)
@@ -262,6 +262,7 @@ class Registration:
                 key,
                 retry_since,
                 examined.dropped,
+                examined.common,
                 now,
                 pending_id,
             )

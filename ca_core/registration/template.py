@@ -33,6 +33,8 @@ SEPARATORS = {"DNS": ".", "URI": uri_pattern.SEPARATORS, "email": "@", "IP": "",
 """By kind of alternative name (and none, for the subject): the characters that a `*` never stands for."""
 
 NAME_KINDS = ("DNS", "IP", "URI", "email")
+_OF_NO_DEVICE = frozenset({"device.owner", "device.manufacturer", "idevid.manufacturer", "realm"})
+"""What many devices have alike: an operator says who owns them, and what a manufacturer is called."""
 _ALL_NAMES = "device.names"
 _CSR = "csr:"
 _LONGEST = 255
@@ -60,6 +62,11 @@ class Template:
     def facts(self) -> tuple[str, ...]:
         """The facts that it names."""
         return tuple(part for part, is_fact in self.parts if is_fact)
+
+    @property
+    def is_common(self) -> bool:
+        """Whether no device has a say in the value, which others may then have as well."""
+        return self.asked is None and _OF_NO_DEVICE.issuperset(self.facts)
 
     @property
     def source(self) -> str:

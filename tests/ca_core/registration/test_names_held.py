@@ -1,14 +1,11 @@
 """A name that a request or a template makes is never another device's: of its record, its own, of its certificate."""
 
 import asyncio
-import ipaddress
 import sqlite3
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -24,59 +21,10 @@ from ca_core.registration import conditions, name_rows
 from ca_core.registration.device_change import Facts
 from tests.helpers import factory
 from tests.helpers.admission import admit_by, outcome_of
-from tests.helpers.core import ME, Enrolled, Installation, PrivateKey, SetClock, new_key
+from tests.helpers.core import ME, Enrolled, Installation, SetClock, new_key
 from tests.helpers.core import ask as ask_for
 from tests.helpers.earlier import take_back
-
-FROM_REQUEST = ("DNS:*.example.com", "IP:*", "URI:https://example.com/*", "URI:urn:dev:*", "email:*@*")
-ANY_NAME = {
-    "subject": {"CN": "{csr:*}"},
-    "names": ["{device.names}", *(f"{{csr:{glob}?}}" for glob in FROM_REQUEST)],
-    "lint_allow": ["pkix.invalid_uri_syntax", "pkix.invalid_email_address_syntax"],  # of urn:, and of what it fills in
-}
-
-
-async def with_profile(core: Core, **profile: Any) -> None:
-    """Give the realm's profile these templates."""
-    document = tomllib.loads(await core.realms.export("default"))
-    document["profiles"]["device"] |= profile
-    await core.realms.apply(tomli_w.dumps(document), actor=ME)
-
-
-def request(common_name: str, *names: str, key: PrivateKey | None = None) -> ParsedCsr:
-    kinds: dict[str, Any] = {
-        "DNS": x509.DNSName,
-        "IP": lambda text: x509.IPAddress(ipaddress.ip_address(text)),
-        "URI": x509.UniformResourceIdentifier,
-        "email": x509.RFC822Name,
-    }
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
-    if names:
-        made = [kinds[kind](value) for kind, _, value in (name.partition(":") for name in names)]
-        builder = builder.add_extension(x509.SubjectAlternativeName(made), critical=False)
-    return ParsedCsr.parse(builder.sign(key or new_key(), hashes.SHA256()).public_bytes(Encoding.DER))
-
-
-class Asker:
-    """A device that is registered and has no certificate, in a realm whose profile takes names from the request."""
-
-    def __init__(self, core: Core, name: str, secret: str) -> None:
-        self.core = core
-        self.name = name
-        self.evidence = Evidence(secret=secret)
-
-    @classmethod
-    async def made(cls, core: Core, name: str = "asker", **options: Any) -> "Asker":
-        return cls(core, name, (await core.devices.add("default", name, actor=ME, **options)).secret)
-
-    async def asks(self, common_name: str, *names: str) -> str:
-        return await outcome_of(self.core, self.evidence, request(common_name, *names))
-
-    async def enrolls(self, common_name: str, *names: str) -> Enrolled:
-        key = new_key()
-        issued = await ask_for(self.core, self.evidence, request(common_name, *names, key=key))
-        return Enrolled(self.name, "", key, issued.certificate, format(issued.serial, "x"))
+from tests.helpers.naming import ANY_NAME, Asker, request, with_profile
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""A name that no device has a say in is nobody's alone, and still no name of a server or of another device's record."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import literal
+
+from ca_core.core import Core
+from ca_core.model import Evidence
+from ca_core.registration import conditions
+from tests.helpers.admission import admit_by, outcome_of
+from tests.helpers.core import ME, Installation
+from tests.helpers.naming import ANY_NAME, Asker, request, with_profile
+
+COMMON: dict[str, tuple[dict[str, Any], str]] = {
+    "fixed-cn": ({"subject": {"CN": "Acme Camera", "serialNumber": "{device.name}"}, "names": []}, ""),
+    "realm-cn": ({"subject": {"CN": "{realm}", "serialNumber": "{device.name}"}, "names": []}, ""),
+    "owner-cn": ({"subject": {"CN": "{device.owner}", "serialNumber": "{device.name}"}, "names": []}, ""),
+    "both-cn": ({"subject": {"CN": "{device.owner} of {realm}", "UID": "{device.name}"}, "names": []}, ""),
+    "fixed-san": ({"names": ["{device.names}", "DNS:cluster.example.com"]}, "DNS:cluster.example.com"),
+    "realm-san": ({"names": ["DNS:{realm}.example.com"]}, "DNS:default.example.com"),
+    "owner-san": ({"names": ["email:{device.owner}@example.com"]}, "email:acme@example.com"),
+    "fixed-and-asked": (
+        {"names": ["DNS:cluster.example.com", "{csr:DNS:*.example.com?}"]},
+        "DNS:cluster.example.com",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMMON)
+async def test_a_profile_whose_text_no_device_chose_serves_every_device(
+    core: Core, installation: Installation, case: str
+) -> None:
+    profile, name = COMMON[case]
+    await with_profile(core, **profile)
+    names = [name] if name else []
+    for called in ("one", "two"):
+        asker = await Asker.made(core, called, owner="acme")
+        held = await asker.enrolls(called if names else "", *names)
+        subject = {part.oid: str(part.value) for part in held.x509.subject}
+        for _ in range(2):
+            held = await asker.renews(held, "", *names, subject=subject)
+    rows = installation.sql("SELECT name FROM device_name WHERE certificate_id IS NOT NULL")
+    assert [row for row in rows if row[0] not in ("DNS:one", "DNS:two")] == [], "held for nobody"
+
+
+@pytest.mark.parametrize(
+    ("asked", "outcome"),
+    [("cluster.example.com", "name_of_other_device"), ("free.example.com", "issued")],
+    ids=["same-text", "twin-other-text"],
+)
+async def test_the_same_text_chosen_by_a_request_is_one_device_s_alone(core: Core, asked: str, outcome: str) -> None:
+    await with_profile(core, **ANY_NAME)
+    await (await Asker.made(core, "one")).enrolls("one", "DNS:cluster.example.com")
+    assert await (await Asker.made(core, "two")).asks("two", f"DNS:{asked}") == outcome
+
+
+@pytest.mark.parametrize(
+    ("other", "outcome"),
+    [
+        ({"sans": ["DNS:cluster.example.com"]}, "name_of_other_device"),
+        ({"name": "Cluster.example.com"}, "name_of_other_device"),
+        ({"sans": ["DNS:free.example.com"]}, "issued"),
+    ],
+    ids=["record", "own-name", "twin"],
+)
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {"names": ["DNS:cluster.example.com"]},
+        {"subject": {"CN": "cluster.example.com", "serialNumber": "{device.name}"}, "names": []},
+    ],
+    ids=["san", "cn"],
+)
+async def test_case_29_fixed_text_is_no_name_of_another_device_s_record(
+    core: Core, profile: dict[str, Any], other: dict[str, Any], outcome: str
+) -> None:
+    await with_profile(core, **profile)
+    await core.devices.add("default", other.get("name", "other"), sans=other.get("sans", ()), actor=ME)
+    assert await (await Asker.made(core)).asks("" if "subject" in profile else "asker") == outcome
+
+
+@pytest.mark.parametrize(("text", "outcome"), [("other.example.com", "name_of_server"), ("free.example.com", "issued")])
+async def test_case_29_fixed_text_is_no_name_of_a_server(core: Core, text: str, outcome: str) -> None:
+    await with_profile(core, subject={"CN": text, "serialNumber": "{device.name}"}, names=[])
+    assert await (await Asker.made(core)).asks("") == outcome
+
+
+@pytest.mark.parametrize("has_it", [True, False], ids=["twin-with", "without"])
+async def test_a_record_that_gets_the_text_before_the_commit_has_it(
+    core: Core, second: Core, has_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_profile(core, names=["DNS:cluster.example.com"])
+    asker = await Asker.made(core)
+    monkeypatch.setattr(conditions, "_NARROWED", {})
+    if not has_it:
+        monkeypatch.setattr(conditions, "not_recorded", lambda _: literal(1) == literal(1))
+    sign, meant = core.issuance.issue, iter([True])
+
+    async def meanwhile(*args: Any) -> Any:
+        if next(meant, False):
+            await second.devices.add("default", "other", sans=["DNS:cluster.example.com"], actor=ME)
+        return await sign(*args)
+
+    monkeypatch.setattr(core.issuance, "issue", meanwhile)
+    assert await asker.asks("asker") == ("name_of_other_device" if has_it else "issued")
+
+
+@pytest.mark.parametrize(
+    ("other", "outcome"), [("X-1", "device_name_taken"), ("X-2", "issued")], ids=["same-name", "twin"]
+)
+async def test_case_29_what_a_newcomer_is_called_is_looked_up_at_the_commit_whatever_its_certificate_says(
+    core: Core, second: Core, other: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_profile(core, subject={"O": "Acme"}, names=[])
+    await admit_by(core, "open", open=True)
+    sign, meant = core.issuance.issue, iter([True])
+
+    async def meanwhile(*args: Any) -> Any:
+        if next(meant, False):
+            await second.devices.add("default", other, actor=ME)
+        return await sign(*args)
+
+    monkeypatch.setattr(core.issuance, "issue", meanwhile)
+    assert await outcome_of(core, Evidence(), request("x-1")) == outcome
