@@ -39,9 +39,22 @@ def canonical_san(general_names: x509.SubjectAlternativeName) -> tuple[str, ...]
     return tuple(sorted({_canonical_name(name) for name in general_names}))
 
 
+# "Default_Ignorable_Code_Point" (Unicode, DerivedCoreProperties.txt) beside formatting and unassigned characters, which
+# are shown as nothing, and what RFC 4518 2.2 maps to nothing or 2.4 prohibits.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u1806\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\ufffc\ufffd"
+    "\U000e0000-\U000e0fff]"
+)
+
+
 def is_text(value: str) -> bool:
-    """Whether it holds no control, formatting (bidirectional, zero-width), unassigned or line-breaking characters."""
-    return value.isprintable() or all(c.isprintable() or unicodedata.category(c) == "Zs" for c in value)
+    """Whether it holds no control, formatting (bidirectional, zero-width), invisible, unassigned or line-breaking
+    characters.
+    """
+    if value.isascii():
+        return value.isprintable()
+    is_printable = value.isprintable() or all(c.isprintable() or unicodedata.category(c) == "Zs" for c in value)
+    return is_printable and _INVISIBLE.search(value) is None
 
 
 def read_subject(csr: x509.CertificateSigningRequest) -> tuple[x509.Name, str | None]:
@@ -122,7 +135,9 @@ def _is_idna(name: str) -> bool:
             try:
                 text = label[4:].encode().decode("punycode")
                 # enforces case 6
-                if text.isascii() or not text.isprintable() or text.encode("punycode").decode() != label[4:]:
+                if text.isascii() or not text.isprintable() or _INVISIBLE.search(text):
+                    return False
+                if text.encode("punycode").decode() != label[4:]:  # enforces case 6
                     return False
             except UnicodeError:
                 return False  # enforces case 6

@@ -17,6 +17,7 @@ from typing import BinaryIO, TypeVar
 from ca_core.errors import OperatorError
 from ca_core.names import parse_device_name
 from ca_core.registration.device_facts import check_identity, check_owner, check_profile, parse_sans, secret_expiry
+from ca_core.registration.name_keys import check_new_device
 from ca_core.registration.realm import Realm
 from ca_core.rows import ImportFault
 
@@ -211,7 +212,8 @@ def judge(found: Realm, record: Record, now: dt.datetime) -> Entry | list[Import
 def _name(text: str | None) -> str:
     if text is None:
         raise OperatorError("name_missing", "the device has no name", "give it one")
-    return parse_device_name(text)
+    check_new_device(parse_device_name(text))
+    return text
 
 
 def _header_faults(line: int, cells: list[str]) -> Iterator[ImportFault]:

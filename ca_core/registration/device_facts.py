@@ -7,6 +7,7 @@ from ca_core.errors import OperatorError
 from ca_core.names import parse_duration, parse_moment, parse_san
 from ca_core.records.query import Values
 from ca_core.records.times import to_ms
+from ca_core.registration.name_keys import check_recorded
 from ca_core.registration.realm import Realm
 
 LONGEST_OWNER = 256
@@ -37,6 +38,8 @@ def check_owner(owner: str | None) -> str | None:
 def parse_sans(sans: Iterable[str]) -> list[str]:
     """The alternative names of a record, canonical, sorted, each once. Raises `OperatorError`."""
     names = sorted({parse_san(san) for san in sans})
+    for name in names:
+        check_recorded(name)
     if len(names) > MOST_SANS:
         raise OperatorError(
             "too_many_names", f"{len(names)} names, and a device has up to {MOST_SANS}", "leave some of them out"

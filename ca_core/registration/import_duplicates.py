@@ -12,7 +12,7 @@ from ca_core.records.schema import device
 from ca_core.records.store import Store
 from ca_core.registration.allow_list import Entry
 from ca_core.registration.import_rows import batched
-from ca_core.registration.name_keys import key_of, looked_up, own_name
+from ca_core.registration.name_keys import key_of, looked_up, meanings, own_name
 from ca_core.registration.names_recorded import names_of_others
 from ca_core.registration.realm import Realm
 from ca_core.rows import ImportFault
@@ -62,7 +62,7 @@ class Duplicates:
         for key, (column, shown) in _keys_of(entry).items():
             if key in self._servers:  # enforces case 29
                 yield _fault(entry, column, "name_of_server", f"{shown} is a name of this server")
-            before = self._lines.setdefault(_hashed("key", key), entry.line)
+            before = min(self._lines.setdefault(_hashed("key", each), entry.line) for each in meanings(key))
             # The same name twice is told above.
             if before != entry.line and (column == "san" or self._line_of_name(entry) == entry.line):
                 yield _fault(entry, column, "name_of_other_device", f"line {before} has {shown}")

@@ -1,7 +1,12 @@
 """Names by their keys: two spellings of which a reader may take one for the other have one key.
 
-`device_name` holds keys, and is looked up by them. A key is coarser than what RFCs call equivalent, and never finer: of
-URIs and mailboxes it tells no cases apart. Triggers make the same of a record's names (revision 0009).
+`device_name` holds keys, and is looked up by them. A key tells no cases apart, also of URIs and mailboxes. Of URIs it
+is coarser than what RFC 3986 calls equivalent (6.2.2, 6.2.3, with the ports of schemes that `uris` knows), of common
+names than caseIgnoreMatch (RFC 4518); what that ignores stands in no name (`csr_names.is_text`).
+
+Of a record's names triggers make keys (revision 0009), which lower and unescape, and no more: `looked_up` tells all
+that they make of a name, in the spellings that a record can get (`check_new_device`, `check_recorded`). Older records
+and certificates than revision 0009 may have others, and are found by those.
 """
 
 import contextlib
@@ -10,9 +15,20 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+from ca_core.errors import OperatorError
 from ca_core.names import unescaped
+from ca_core.uris import canonical, spellings
 
-__all__ = ["key_of", "keys_of_common_name", "looked_up", "own_name"]
+__all__ = [
+    "check_new_device",
+    "check_recorded",
+    "key_of",
+    "keys_of_common_name",
+    "looked_up",
+    "meanings",
+    "own_name",
+    "recorded_key",
+]
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAY_BE_ADDRESS = re.compile(r"[0-9a-f:.]*[:.][0-9a-f:.]*(%.*)?")  # told soon: lists have a hundred thousand names
@@ -24,8 +40,7 @@ def own_name(name: str) -> str:
     """The key of what a device or host is called, or of a common name: DNS does not tell cases apart, nor does X.520,
     which makes one of several spaces and none of those at the ends.
     """
-    folded = unicodedata.normalize("NFKC", name).casefold().replace(_IDEOGRAPHIC_STOP, ".")
-    return f"DNS:{' '.join(folded.split()).rstrip(' .')}"
+    return f"DNS:{' '.join(_dotted(name).casefold().split()).rstrip(' .')}"
 
 
 def key_of(name: str) -> str:
@@ -37,7 +52,7 @@ def key_of(name: str) -> str:
         case "IP":
             return f"IP:{_mapped(ipaddress.ip_address(value))}"
         case "URI":
-            return f"URI:{unescaped(value).lower()}"
+            return f"URI:{canonical(unescaped(value).lower())}"
         case "email":
             local, _, host = value.lower().rpartition("@")
             if len(local) > 1 and local[0] == local[-1] == '"':
@@ -46,23 +61,66 @@ def key_of(name: str) -> str:
     return name
 
 
+def recorded_key(name: str) -> str:
+    """The key that the triggers make of a record's name."""
+    kind, _, value = name.partition(":")
+    return f"URI:{unescaped(value).lower()}" if kind == "URI" else name
+
+
+def check_recorded(name: str) -> None:
+    """Raise `OperatorError` for an alternative name of a record that is spelled in a way that is not looked up."""
+    kind, _, value = name.partition(":")
+    written = unescaped(value)
+    if kind == "URI" and written.lower() not in spellings(canonical(written.lower())):
+        raise OperatorError(
+            "san_invalid",
+            f"'{ascii(name[:80])[1:-1]}' has another spelling: write an IPv6 host as RFC 5952 does (an IPv4-mapped one"
+            " as IPv4), no dot behind the host, no 0 before the port, no segments . and ..",
+            f"write URI:{ascii(canonical(written)[:200])[1:-1]}",
+        )
+
+
+def check_new_device(name: str) -> None:
+    """Raise `OperatorError` for a name that is nothing but dots, or an address in a spelling that is not looked up."""
+    key = own_name(name)
+    if key == "DNS:":
+        raise OperatorError("name_invalid", f"'{name}' is no name of a device", "use letters or digits as well")
+    for other in _other_meanings(key.removeprefix("DNS:")):
+        if other.startswith("IP:") and key not in _called(other):
+            raise OperatorError(
+                "name_invalid",
+                f"'{name}' is an address in a spelling that no other is compared with",
+                f"call the device {other.removeprefix('IP:')}",
+            )
+
+
 def keys_of_common_name(common_name: str) -> Iterator[str]:
     """What a common name is taken for where no alternative name says better."""
-    key = own_name(common_name)
+    yield from meanings(own_name(common_name))
+    kept = _dotted(common_name).lower()
+    if kept != kept.casefold():  # IDNA 2008 keeps characters that folding makes others of
+        yield from _internationalized(kept.rstrip("."))
+
+
+def meanings(key: str) -> Iterator[str]:
+    """A key, and those of what else the name may be taken for."""
     yield key
-    yield from _other_meanings(key.removeprefix("DNS:"))
+    kind, _, value = key.partition(":")
+    if kind == "DNS":
+        yield from _other_meanings(value)
 
 
 def looked_up(keys: Iterable[str]) -> tuple[str, ...]:
-    """All keys under which somebody may have one of these names: an address or a URI may be what a device is called."""
+    """All keys under which somebody may have one of these names: an address or a URI may be what a device is called,
+    and a record has a URI in one of its spellings.
+    """
     found: dict[str, None] = {}
     for key in keys:
-        found[key] = None
-        kind, _, value = key.partition(":")
-        others = _other_meanings(value) if kind == "DNS" else (key,)
-        for other in others:
+        for other in meanings(key):
             found[other] = None
             found.update(dict.fromkeys(_called(other)))
+            if other.startswith("URI:"):
+                found.update((f"URI:{spelled}", None) for spelled in spellings(other.removeprefix("URI:")))
     return tuple(found)
 
 
@@ -74,6 +132,23 @@ def _other_meanings(value: str) -> Iterator[str]:
         yield key_of(f"URI:{value}")
     if "@" in value:
         yield key_of(f"email:{value}")
+    yield from _internationalized(value)
+
+
+def _internationalized(value: str) -> Iterator[str]:
+    """A name with its labels as A-labels or as U-labels (RFC 5890 2.3.2.1), whatever IDNA may say of them."""
+    if " " in value or (value.isascii() and "xn--" not in value):
+        return
+    with contextlib.suppress(ValueError, OverflowError):  # of labels that stand for nothing
+        labels = value.split(".")
+        if value.isascii():
+            yield own_name(
+                ".".join(each[4:].encode().decode("punycode") if each.startswith("xn--") else each for each in labels)
+            )
+        else:
+            yield "DNS:" + ".".join(
+                each if each.isascii() else f"xn--{each.encode('punycode').decode()}" for each in labels
+            )
 
 
 def _called(key: str) -> Iterator[str]:
@@ -97,6 +172,10 @@ def _called(key: str) -> Iterator[str]:
     yield own_name(":".join(f"{int(group, 16):x}" for group in groups))
     if all(group.startswith("00") for group in groups):
         yield own_name(":".join(group[2:] for group in groups))  # an EUI-64 looks like an address
+
+
+def _dotted(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).replace(_IDEOGRAPHIC_STOP, ".")
 
 
 def _mapped(address: _Address) -> _Address:

@@ -31,6 +31,7 @@ from ca_core.registration.device_facts import (
 from ca_core.registration.device_list import ONE, Choice, device_row, list_all, list_devices
 from ca_core.registration.history import history
 from ca_core.registration.lifecycle import VOID_SECRETS, identity_taken
+from ca_core.registration.name_keys import check_new_device
 from ca_core.registration.name_rows import chosen_values, free_for_record, room_for
 from ca_core.registration.names_recorded import check_not_of_server, keys_of_record, name_of_other
 from ca_core.registration.realm import SAME_ACTIVE, Realm, Realms
@@ -99,7 +100,7 @@ class Devices(DeviceChanges):
         """Register a device and make its first secret. Raises `OperatorError`."""
         seen = stamp(await self._realms.current())
         found = await self._realms.active(realm_name)
-        parse_device_name(name)
+        check_new_device(parse_device_name(name))
         names = parse_sans(sans)
         check_owner(owner)
         check_profile(found, profile)

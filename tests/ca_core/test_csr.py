@@ -21,7 +21,7 @@ from ca_core import csr_names, csr_parts, csr_signature
 from ca_core import public_key as public_key_module
 from ca_core.codes import CODES
 from ca_core.csr import MAX_DER, MAX_NAMES, ParsedCsr
-from ca_core.csr_names import canonical_san, canonical_subject
+from ca_core.csr_names import canonical_san, canonical_subject, is_text
 from ca_core.errors import BadKey, MalformedRequest, PopFailed, Refusal, TooLarge
 from tests.helpers import bad_csr as make
 from tests.helpers.bad_csr import (
@@ -72,7 +72,7 @@ SENTENCES: list[tuple[type[Refusal], str, str]] = [
      "cn-of-5000 organization-of-300"),
     (MalformedRequest, "The CSR's subject holds control or formatting characters.",
      ("cn-with-nul cn-with-newline cn-with-escape cn-with-delete cn-with-c1-control cn-right-to-left-override "
-      "cn-zero-width-space cn-line-separator organization-with-newline")),
+      "cn-zero-width-space cn-variation-selector cn-hangul-filler cn-line-separator organization-with-newline")),
     (MalformedRequest, "The CSR's subject can't be read.", "cn-not-utf8 cn-integer cn-bit-string empty-rdn"),
     (MalformedRequest, "The CSR's subject has two common names (CN).", "two-cns"),
     (MalformedRequest, "The CSR's common name (CN) shares its RDN with another value.",
@@ -80,7 +80,7 @@ SENTENCES: list[tuple[type[Refusal], str, str]] = [
     (MalformedRequest, "A dNSName in the CSR is not a host name.",
      ("dns-with-nul dns-with-newline dns-with-escape dns-not-ascii dns-right-to-left dns-star dns-wildcard "
       "dns-embedded-space dns-empty dns-empty-label dns-trailing-dot dns-leading-hyphen dns-label-of-64 dns-of-255 "
-      "dns-invalid-punycode dns-punycode-of-a-control")),
+      "dns-invalid-punycode dns-punycode-of-a-control dns-punycode-of-an-invisible")),
     (MalformedRequest, "A uniformResourceIdentifier in the CSR is not a URI.",
      "uri-with-space uri-with-newline uri-without-scheme"),
     (MalformedRequest, "An rfc822Name in the CSR is not a mailbox.", "email-with-nul"),
@@ -550,3 +550,68 @@ def test_a_request_that_is_recalled_is_judged_by_the_rules_of_now() -> None:
     assert caught.value.code == "csr_signature_weak"
     with pytest.raises(MalformedRequest):
         ParsedCsr.recall(kept[:-1])
+
+
+@pytest.mark.parametrize(
+    "character",
+    [
+        "\u034f",
+        "\u115f",
+        "\u1160",
+        "\u17b4",
+        "\u17b5",
+        "\u1806",
+        "\u180b",
+        "\u180f",
+        "\u3164",
+        "\ufe00",
+        "\ufe0f",
+        "\uffa0",
+        "\ufff0",
+        "\ufff8",
+        "\ufffc",
+        "\ufffd",
+        "\U000e0000",
+        "\U000e0100",
+        "\U000e01ef",
+        "\U000e0fff",
+        "\u00ad",
+        "\u200b",
+        "\u2060",
+        "\ufeff",
+        "\u202e",
+        "\u2028",
+        "\x00",
+        "\x7f",
+        "\x9f",
+        "\u0378",
+        "\ue000",
+    ],
+    ids=ascii,
+)
+def test_what_is_shown_as_nothing_is_no_text(character: str) -> None:
+    assert not is_text(f"pump{character}")
+    assert not is_text(character)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "pump",
+        "a b",
+        "M\u00fcller & S\u00f6hne",
+        "Mu\u0308ller",
+        "\u30ab\u30e1\u30e9\u3000\uff11",
+        "\ud55c\uad6d",
+        "\u1112\u1161\u11ab",
+        "\u0a95",
+        "\u00a0",
+        "\u2800",
+        "\U0001f4f7",
+        "\ufdfd",
+    ],
+    ids=ascii,
+)
+def test_twin_what_is_shown_is_text(text: str) -> None:
+    assert is_text(text)

@@ -20,7 +20,17 @@ from tests.helpers.core import ask as ask_for
 
 __all__ = ["ANY_NAME", "Asker", "request", "with_profile"]
 
-FROM_REQUEST = ("DNS:*.example.com", "IP:*", "URI:https://example.com/*", "URI:urn:dev:*", "email:*@*")
+FROM_REQUEST = (
+    "DNS:*.example.com",
+    "IP:*",
+    "URI:https://example.com/*",
+    "URI:https://example.com:443/*",
+    "URI:https://[2001:db8::1]",
+    "URI:https://[2001:db8::1]/",
+    "URI:https://[2001:db8::2]/",
+    "URI:urn:dev:*",
+    "email:*@*",
+)
 ANY_NAME = {
     "subject": {"CN": "{csr:*}"},
     "names": ["{device.names}", *(f"{{csr:{glob}?}}" for glob in FROM_REQUEST)],

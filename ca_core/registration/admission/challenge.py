@@ -24,6 +24,7 @@ from ca_core.records.times import to_ms
 from ca_core.registration.admission.secret import ALPHABET, without_secret
 from ca_core.registration.admission.ways import Way
 from ca_core.registration.device import BY_NAME, new_device, record
+from ca_core.registration.name_keys import check_new_device
 from ca_core.registration.names_held import is_unknown
 from ca_core.registration.realm import Realm
 
@@ -81,6 +82,12 @@ async def find_named(
         raise NotAuthorized("csr_holds_secret", "A name in the request holds its secret.")
     if not await is_unknown(store, realm.id, name, to_ms(now)):
         return await find_named(store, realm, csr, way, secret, now)
+    try:
+        check_new_device(name)
+    except OperatorError as exc:
+        raise NotAuthorized(
+            "subject_names_no_device", "The request's subject does not name a device.", detail=exc.message
+        ) from exc
     if way.approval or way.webhook or "open" in way.proofs:
         return new_device(realm.id, name)
     raise NotAuthorized("device_unknown", "This device is not registered here.", detail=f"asked as {name}")

@@ -23,6 +23,7 @@ from ca_core.records.store import Store
 from ca_core.records.times import to_ms
 from ca_core.registration.admission.chain import verified_anchor
 from ca_core.registration.device import BY_NAME, COLUMNS, new_device, record
+from ca_core.registration.name_keys import check_new_device
 from ca_core.registration.names_held import is_unknown
 from ca_core.registration.realm import Realm
 
@@ -74,11 +75,14 @@ async def _newcomer(store: Store, realm: Realm, identity: Identity, now: dt.date
     shown = ascii(f"{identity.manufacturer} {identity.serial_number}")
     try:
         name = parse_device_name(identity.serial_number)
+        is_new = await is_unknown(store, realm.id, name, to_ms(now))
+        if is_new:
+            check_new_device(name)
     except OperatorError as exc:
         raise NotAuthorized(
             "device_unnamed", "This device can't be registered by its serial number.", detail=f"IDevID {shown}"
         ) from exc
-    if await is_unknown(store, realm.id, name, to_ms(now)):
+    if is_new:
         return new_device(realm.id, name, serial_number=identity.serial_number, manufacturer=identity.manufacturer)
     row = await store.first(BY_NAME, realm_id=realm.id, name=name)
     known = record(row) if row is not None else None

@@ -320,6 +320,12 @@ async def test_case_29_no_line_has_a_name_of_another_device_or_line_or_of_this_s
         "g,DNS:Pki.example.com",
         "one,DNS:x1.example",
         "h,DNS:i.example IP:10.0.0.8",
+        "10.0.0.7,",
+        "k,IP:10.0.0.7",
+        "l,URI:https://free.example:443",
+        "m,URI:https://FREE.example/",
+        "n,IP:fd00::8",
+        "fd00::8,",
     )
     assert await refused(core, text_of(*lines, header="name,san")) == [
         (2, "san", "name_of_other_device"),
@@ -332,9 +338,29 @@ async def test_case_29_no_line_has_a_name_of_another_device_or_line_or_of_this_s
         (10, "san", "name_of_other_device"),
         (10, "name", "name_of_other_device"),
         (10, "name", "device_exists"),
+        (13, "san", "name_of_other_device"),
+        (15, "san", "name_of_other_device"),
+        (17, "name", "name_of_other_device"),
     ]
     nothing_happened(installation, devices=1)
-    assert (await run(core, text_of("d,DNS:free.example", lines[-1], header="name,san"))).devices == 2, "the twin"
+    free = ["d,DNS:free.example", *lines[-7::2]]
+    assert (await run(core, text_of(*free, header="name,san"))).devices == 5, "the twin"
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "code"),
+    [
+        ("2001:db8:0::9,", "name", "name_invalid"),
+        ("..,", "name", "name_invalid"),
+        ("a,URI:https://[2001:db8:0::1]/x", "san", "san_invalid"),
+    ],
+)
+async def test_a_name_in_a_spelling_that_is_not_looked_up_is_a_fault(
+    core: Core, line: str, column: str, code: str
+) -> None:
+    assert await refused(core, text_of(line, header="name,san")) == [(2, column, code)]
+    free = text_of("2001:db8::9,", "a.b,URI:https://[2001:db8::1]/x", header="name,san")
+    assert (await run(core, free)).devices == 2, "the twin"
 
 
 ADD = (

@@ -50,6 +50,8 @@ RECORD = (
     "URI:https://example.com/Pump-7",
     "URI:Https://example.com/%65scap%65d",
     "URI:urn:dev:Pump",
+    "URI:https://[2001:db8::1]:443",
+    "DNS:xn--mnchen-3ya.example.com",
 )
 
 
@@ -72,6 +74,14 @@ RECORD = (
         (("asker", "URI:URN:dev:PUMP"), "name_of_other_device"),
         (("asker", "URI:urn:dev:%70ump"), "name_of_other_device"),
         (("asker", "URI:urn:dev:pumps"), "issued"),
+        (("asker", "URI:https://example.com:443/Pump-7"), "name_of_other_device"),
+        (("asker", "URI:https://[2001:db8:0:0::1]"), "name_of_other_device"),
+        (("asker", "URI:https://[2001:db8::1]/"), "name_of_other_device"),
+        (("asker", "URI:https://[2001:db8::2]/"), "issued"),
+        (("m\u00fcnchen.example.com",), "name_of_other_device"),
+        (("MU\u0308nchen.Example.com",), "name_of_other_device"),
+        (("m\u00fcnchen2.example.com",), "issued"),
+        (("B\u00fcro 7",), "issued"),
         (("urn:dev:pump",), "name_of_other_device"),
         (("https://example.com/Pump-7",), "name_of_other_device"),
         (("asker", "IP:::ffff:10.1.2.3"), "issued"),  # and dropped
@@ -120,6 +130,9 @@ async def test_case_29_a_name_of_another_device_s_record_is_nobody_s_else(
         (("asker", 'email:"a"@b.example.com'), "name_of_other_device"),
         (("asker", "email:aa@b.example.com"), "issued"),
         (("asker", "URI:urn:dev:Other"), "name_of_other_device"),
+        (("asker", "URI:https://example.com:443/other"), "name_of_other_device"),
+        (("asker", "DNS:xn--mnchen-3ya.example.com"), "name_of_other_device"),
+        (("asker", "DNS:xn--bcher-kva.example.com"), "issued"),
         (("asker", "URI:urn:dev:others"), "issued"),
         (("asker", "DNS:three.example.com"), "issued"),
     ],
@@ -130,9 +143,9 @@ async def test_case_29_nor_is_a_name_of_another_device_s_certificate(
 ) -> None:
     await with_profile(core, **ANY_NAME)
     other = await Asker.made(core, "other")
-    await other.enrolls(
-        "One.example.com", "DNS:two.example.com", "IP:10.1.2.3", "email:a@B.example.com", "URI:urn:dev:other"
-    )
+    names = "DNS:two.example.com", "IP:10.1.2.3", "email:a@B.example.com", "URI:urn:dev:other"
+    await other.enrolls("One.example.com", *names, "URI:https://example.com/other")
+    await (await Asker.made(core, "another")).enrolls("M\u00fcnchen.example.com")
     assert await (await Asker.made(core)).asks(*asked) == outcome
 
 
@@ -172,6 +185,9 @@ async def test_case_29_what_a_device_is_called_is_its_name_whatever_kind_of_name
         ("urn:DEV:pump", "device_name_taken"),
         ("PUMP..", "device_name_taken"),
         ("10.1.2.4", "issued"),
+        ("fd00:0::8", "subject_names_no_device"),
+        ("..", "subject_names_no_device"),
+        ("fd00::8", "issued"),
         ("urn:dev:pumps", "issued"),
     ],
 )
