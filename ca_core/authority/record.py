@@ -51,4 +51,5 @@ def certificate_row(
         "transaction_id": None,
         "issued_at": at,
         "superseded_at": None,
+        "name_keys": None,
     }

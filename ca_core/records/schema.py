@@ -263,6 +263,8 @@ certificate = Table(
     Column("issued_at", BigInteger, nullable=False),
     # Since when it proves its device no more, because another board or device has taken the place; not revoked by that.
     Column("superseded_at", BigInteger),
+    # Keys of its names that stand neither in `names` nor in `subject` as they are, as JSON; NULL for none.
+    Column("name_keys", Text),
     UniqueConstraint("issuer_id", "serial"),
     UniqueConstraint("realm_id", "fingerprint"),
     UniqueConstraint("realm_id", "id"),

@@ -28,6 +28,7 @@ from ca_core.registration.device import MAY_ENROLL, recorded
 from ca_core.registration.examined import Common
 from ca_core.registration.name_keys import looked_up, own_name
 from ca_core.registration.name_rows import chosen_values, common_values, held_steps, held_touches, room_for
+from ca_core.registration.names_carried import keys_beside
 from ca_core.registration.names_held import Beside, names_beside
 from ca_core.registration.newcomer import (
     CERTIFICATE,
@@ -168,6 +169,7 @@ def issued_unit(decision: Decision) -> Unit:
         at=at,
     )
     row["request_key"] = decision.request_key
+    row["name_keys"] = keys_beside(decision.signed.plan.subject, decision.signed.plan.names)
     row["renews_id"] = own.id if own else None
     row["request_id"] = call.request_id
     row["transaction_id"] = call.transaction_id

@@ -14,6 +14,10 @@ import ipaddress
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from ca_core.errors import OperatorError
 from ca_core.names import unescaped
@@ -24,12 +28,14 @@ __all__ = [
     "check_recorded",
     "key_of",
     "keys_of_common_name",
+    "keys_of_subject",
     "looked_up",
     "meanings",
     "own_name",
     "recorded_key",
 ]
 
+_NAMING = frozenset({NameOID.COMMON_NAME})
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAY_BE_ADDRESS = re.compile(r"[0-9a-f:.]*[:.][0-9a-f:.]*(%.*)?")  # told soon: lists have a hundred thousand names
 _IS_URI = re.compile(r"[a-z][a-z0-9+.-]*:.")
@@ -100,6 +106,14 @@ def keys_of_common_name(common_name: str) -> Iterator[str]:
     kept = _dotted(common_name).lower()
     if kept != kept.casefold():  # IDNA 2008 keeps characters that folding makes others of
         yield from _internationalized(kept.rstrip("."))
+
+
+def keys_of_subject(subject: x509.Name) -> Iterator[tuple[x509.NameAttribute[Any], tuple[str, ...]]]:
+    """The attributes of a subject that readers take for the name of its holder, each with its keys."""
+    for each in subject:
+        if each.oid in _NAMING:
+            value = str(each.value)
+            yield each, tuple(dict.fromkeys(keys_of_common_name(value)))
 
 
 def meanings(key: str) -> Iterator[str]:

@@ -9,12 +9,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, exists, func, not_, or_, select
+from sqlalchemy import ColumnElement, and_, bindparam, exists, not_, or_, select
 
 from ca_core.records.query import Query, Values
 from ca_core.records.schema import certificate, device, device_name
 from ca_core.records.unit import Step
 from ca_core.registration.name_keys import key_of
+from ca_core.registration.names_carried import carries
 
 __all__ = [
     "carried_steps",
@@ -36,16 +37,6 @@ _h = certificate.alias("holding").c
 _o, _s = device.alias("holder").c, certificate.alias("standing").c
 
 
-def _carries(of: Any, quoted: Any, key: Any) -> ColumnElement[bool]:
-    """Whether a certificate has a name: names are told apart by the quotes of their JSON, a common name by commas."""
-    names, subject = func.lower(of.names), func.lower("," + of.subject + ",")
-    common_name = ",cn=" + func.substr(key, len("DNS:") + 1) + ","
-    return or_(
-        func.replace(names, func.lower(quoted), "") != names,
-        and_(func.substr(key, 1, 4) == "DNS:", func.replace(subject, func.lower(common_name), "") != subject),
-    )
-
-
 # A board that was changed proves nothing more, but of a device that is gone nobody knows where its key is; whoever took
 # over from it may have its names.
 _STANDS = _n.certificate_id.is_(None) | exists().where(
@@ -53,7 +44,7 @@ _STANDS = _n.certificate_id.is_(None) | exists().where(
     _h.device_id == _n.device_id,
     _h.status != "revoked",
     _h.not_after > bindparam("issued_at"),
-    or_(_h.id == _n.certificate_id, _carries(_h, '"' + _n.name + '"', _n.name)),
+    or_(_h.id == _n.certificate_id, carries(_h, _n.name)),
     or_(
         _h.superseded_at.is_(None),
         exists().where(
@@ -73,7 +64,7 @@ _STANDS_IN_RECORDS = or_(
         _s.device_id == _n.device_id,
         _s.status != "revoked",
         _s.not_after > bindparam("issued_at"),
-        _carries(_s, '"' + _n.name + '"', _n.name),
+        carries(_s, _n.name),
     ),
 )
 
@@ -202,7 +193,7 @@ _STILL_CARRIED = Query(
             _c.status != "revoked",
             _c.superseded_at.is_(None),
             _c.not_after > bindparam("at"),
-            _carries(_c, bindparam("quoted", type_=_c.names.type), bindparam("of_name", type_=_n.name.type)),
+            carries(_c, bindparam("of_name", type_=_n.name.type), bindparam("quoted", type_=_c.names.type)),
             ~select(_n.name)
             .where(
                 _n.realm_id == bindparam("of_realm"),

@@ -20,7 +20,7 @@ from ca_core.records.query import Query
 from ca_core.records.schema import device
 from ca_core.records.store import Store
 from ca_core.registration.examined import Common, Examined
-from ca_core.registration.name_keys import key_of, keys_of_common_name, looked_up, own_name
+from ca_core.registration.name_keys import key_of, keys_of_subject, looked_up, own_name
 from ca_core.registration.name_rows import chosen_values, common_values, holders, recorded_holders, room_for
 from ca_core.registration.realm import Realms
 
@@ -53,10 +53,9 @@ def names_beside(subject: x509.Name, names: Sequence[str], asking: DeviceRecord,
     own = set(looked_up([*(() if asking.is_new else [own_name(asking.name)]), *map(key_of, asking.names)]))
     chosen: dict[str, None] = {}
     shared: dict[str, None] = {}
-    for each in subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-        if own_name(str(each.value)) not in own:
-            found = shared if each in common else chosen
-            found.update(dict.fromkeys(keys_of_common_name(str(each.value))))
+    for each, keys in keys_of_subject(subject):
+        if keys[0] not in own:
+            (shared if each in common else chosen).update(dict.fromkeys(keys))
     for name in names:
         (shared if name in common else chosen)[key_of(name)] = None
     return Beside(tuple(key for key in chosen if key not in own), tuple(key for key in shared if key not in own))

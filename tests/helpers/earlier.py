@@ -18,6 +18,7 @@ DROP TRIGGER device_name_update;
 DROP TABLE device_name;
 DROP INDEX ix_request_expires;
 ALTER TABLE admitted DROP COLUMN unproven;
+ALTER TABLE certificate DROP COLUMN name_keys;
 """
 _TO_0007 = "ALTER TABLE issuer DROP COLUMN shared_root_id;"
 _TO_0006 = """

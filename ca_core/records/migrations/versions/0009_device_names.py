@@ -1,5 +1,7 @@
 """Whose name is whose, who proved nothing among those that were admitted, and requests by their end"""
 
+from collections.abc import Iterator
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -15,6 +17,7 @@ _PLACES = {
     "held": "c.kind = 'device' AND c.device_id IS NOT NULL AND c.status <> 'revoked' AND c.superseded_at IS NULL"
     " AND c.replaced_by_id IS NULL",
 }
+_UNRESERVED = "abcdefghijklmnopqrstuvwxyz0123456789-._~ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # RFC 3986 2.3
 # Names by their keys, as ca_core.registration.name_keys makes them: of URIs without cases and needless escapes.
 _HAS_ESCAPE = "{name} LIKE 'URI:%|%%' ESCAPE '|'"
 _KEY = "CASE WHEN {name} LIKE 'URI:%' THEN 'URI:' || lower(substr({name}, 5)) ELSE {name} END"
@@ -24,11 +27,10 @@ _CALLED = "'DNS:' || rtrim(lower({name}), '.')"
 
 def _unescaped(names: str) -> str:
     """The INSERT for URIs with escapes, of rows (realm_id, value, device_id, certificate_id)."""
-    characters = "abcdefghijklmnopqrstuvwxyz0123456789-._~ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     rows = f"SELECT realm_id, lower(substr(value, 5)) AS value, device_id, certificate_id FROM ({names}) AS u"  # noqa: S608  # all of it stands here
-    for first in range(0, len(characters), 11):  # SQLite's parser keeps no more than a hundred open ends
+    for first in range(0, len(_UNRESERVED), 11):  # SQLite's parser keeps no more than a hundred open ends
         value = "value"
-        for character in characters[first : first + 11]:
+        for character in _UNRESERVED[first : first + 11]:
             value = f"replace({value}, '%{ord(character):02x}', '{character.lower()}')"
         rows = f"SELECT realm_id, {value} AS value, device_id, certificate_id FROM ({rows}) AS u{first}"  # noqa: S608  # likewise
     return (
@@ -36,6 +38,21 @@ def _unescaped(names: str) -> str:
         f" SELECT realm_id, 'URI:' || value, device_id, max(certificate_id) FROM ({rows}) AS u WHERE true"
         " GROUP BY realm_id, value, device_id"
     )
+
+
+def _keys_of_certificates() -> Iterator[str]:
+    """Fill `certificate.name_keys` where URIs have escapes, as `ca_core.registration.names_carried` does."""
+    yield (
+        "UPDATE certificate SET name_keys = lower(names)"
+        " WHERE kind = 'device' AND device_id IS NOT NULL AND names LIKE '%\"URI:%|%%' ESCAPE '|'"
+    )
+    escaped = [(f"%{ord(each):02x}", each.lower()) for each in _UNRESERVED]
+    kinds = [(f'"{kind.lower()}:', f'"{kind}:') for kind in ("DNS", "IP", "URI")]
+    for replaced in (*(escaped[first : first + 11] for first in range(0, len(escaped), 11)), kinds):
+        value = "name_keys"
+        for old, new in replaced:
+            value = f"replace({value}, '{old}', '{new}')"
+        yield f"UPDATE certificate SET name_keys = {value} WHERE name_keys IS NOT NULL"  # noqa: S608  # likewise
 
 
 _NONE = "CAST(NULL AS BIGINT)"
@@ -154,5 +171,8 @@ def upgrade() -> None:
     # The triggers first: they lock the table, so that no device is added by another node and missed by both.
     for statement in (*(_SQLITE if dialect == "sqlite" else _POSTGRESQL), *_FILL):
         op.execute(statement.format(**places))
+    op.add_column("certificate", sa.Column("name_keys", sa.Text()))
+    for statement in _keys_of_certificates():
+        op.execute(statement)
     op.add_column("admitted", sa.Column("unproven", sa.BigInteger(), nullable=False, server_default=sa.text("0")))
     op.create_index("ix_request_expires", "request", ["expires_at"])
