@@ -168,8 +168,8 @@ CODES: dict[str, str] = {
     "certificate, or use 'enrolld device secret NAME'.",
     "device_unnamed": "The IDevID's serial number can't be a device's name; register it with 'enrolld device add NAME "
     "--serial-number S'.",
-    "device_name_taken": "A device of that name is registered; give it this serial number and manufacturer, or "
-    "register the new one under another name.",
+    "device_name_taken": "A device of that name or serial number is registered; give it this serial number and "
+    "manufacturer, or register the new one under another name.",
     "device_paused": "The device repeats what it is refused for; 'enrolld device why' tells. It is heard again by "
     "itself.",
     "ceiling_reached": "The realm gave as many first certificates today as [admission] ceiling allows; raise it if "

@@ -160,6 +160,14 @@ device = Table(
         sqlite_where=text("not_after IS NOT NULL"),
         postgresql_where=text("not_after IS NOT NULL"),
     ),
+    # Subjects tell no cases of a serial number apart (X.520, caseIgnoreMatch).
+    Index(
+        "ix_device_serial_number",
+        "realm_id",
+        text("lower(serial_number)"),
+        sqlite_where=text("serial_number IS NOT NULL"),
+        postgresql_where=text("serial_number IS NOT NULL"),
+    ),
 )
 
 # Whose name is whose, so that no device gets another's on its own word: keys of names (`registration/name_keys`), and

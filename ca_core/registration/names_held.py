@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 
 from ca_core.errors import ConditionFailed, NotAuthorized
 from ca_core.model import DeviceRecord
@@ -24,16 +24,21 @@ from ca_core.registration.name_keys import key_of, keys_of_subject, looked_up, o
 from ca_core.registration.name_rows import chosen_values, common_values, holders, recorded_holders, room_for
 from ca_core.registration.realm import Realms
 
-__all__ = ["Beside", "check_names", "is_unknown", "names_beside", "server_names"]
+__all__ = ["Beside", "check_names", "holder_of_serial", "is_unknown", "names_beside", "server_names"]
 
 _d = device.c
+# The database folds both, each in its own way; X.520 tells no cases of a serial number apart.
 _BY_SERIAL = Query(
-    select(_d.name).where(
+    select(_d.name)
+    .where(
         _d.realm_id == bindparam("realm_id"),
-        _d.manufacturer == bindparam("manufacturer"),
-        _d.serial_number == bindparam("serial_number"),
+        _d.serial_number.is_not(None),
+        func.lower(_d.serial_number).in_(
+            [func.lower(bindparam(name, type_=_d.serial_number.type)) for name in ("as_told", "folded")]
+        ),
         _d.id != bindparam("device_id"),
     )
+    .limit(1)
 )
 
 
@@ -70,10 +75,10 @@ async def server_names(realms: Realms) -> frozenset[str]:
 async def check_names(store: Store, examined: Examined, asking: DeviceRecord, realms: Realms, now: int) -> None:
     """No name beside the record may be a server's or another device's, whatever made it: a template or the request.
 
-    Nor is a serial number of the subject one by which a trusted manufacturer's device is known here. `now` is in
+    Nor is a serial number of the subject one by which another device is known here, of any manufacturer. `now` is in
     milliseconds since 1970. Raises `NotAuthorized`, and `ConditionFailed` when a newcomer is known by now.
     """
-    await _check_serial_numbers(store, examined.subject, asking, realms)
+    await _check_serial_numbers(store, examined.subject, asking)
     beside = names_beside(examined.subject, examined.names, asking, examined.common)
     chosen, common = looked_up(beside.chosen), looked_up(beside.common)
     if not chosen and not common:
@@ -99,24 +104,32 @@ async def check_names(store: Store, examined: Examined, asking: DeviceRecord, re
         )
 
 
-async def _check_serial_numbers(store: Store, subject: x509.Name, asking: DeviceRecord, realms: Realms) -> None:
+async def _check_serial_numbers(store: Store, subject: x509.Name, asking: DeviceRecord) -> None:
     """What is registered later is no fault of a certificate that was there before, so the commit does not repeat it."""
-    numbers = {str(each.value) for each in subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)}
-    numbers.discard(asking.serial_number or "")
-    if not numbers:
-        return
-    realm = next(found for found in (await realms.current()).values() if found.id == asking.realm_id)
-    for number in numbers:
-        for manufacturer in sorted({anchor.name for anchor in realm.anchors.values()}):
-            row = await store.first(
-                _BY_SERIAL, realm_id=realm.id, manufacturer=manufacturer, serial_number=number, device_id=asking.id
+    own = _folded(asking.serial_number or "")
+    for each in subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER):
+        number = str(each.value)
+        if own and _folded(number) == own:
+            continue
+        holder = await holder_of_serial(store, asking.realm_id, number, asking.id)
+        if holder is not None:  # enforces case 29
+            raise NotAuthorized(
+                "name_of_other_device",
+                "The certificate would have the serial number of another device.",
+                detail=f"{_shown(number)}, of device {holder}",
             )
-            if row is not None:  # enforces case 29
-                raise NotAuthorized(
-                    "name_of_other_device",
-                    "The certificate would have the serial number of another device.",
-                    detail=f"{_shown(number)}, of device {row[0]}",
-                )
+
+
+async def holder_of_serial(store: Store, realm_id: int, number: str, device_id: int) -> str | None:
+    """Another device that has the serial number, of whatever manufacturer and in whatever case and spaces."""
+    row = await store.first(
+        _BY_SERIAL, realm_id=realm_id, as_told=number, folded=" ".join(number.split()), device_id=device_id
+    )
+    return str(row[0]) if row else None
+
+
+def _folded(number: str) -> str:
+    return " ".join(number.split()).casefold()
 
 
 async def is_unknown(store: Store, realm_id: int, name: str, now: int) -> bool:

@@ -17,6 +17,7 @@ DROP TRIGGER device_name_insert;
 DROP TRIGGER device_name_update;
 DROP TABLE device_name;
 DROP INDEX ix_request_expires;
+DROP INDEX ix_device_serial_number;
 ALTER TABLE admitted DROP COLUMN unproven;
 ALTER TABLE certificate DROP COLUMN name_keys;
 """

@@ -24,7 +24,7 @@ from ca_core.records.times import to_ms
 from ca_core.registration.admission.chain import verified_anchor
 from ca_core.registration.device import BY_NAME, COLUMNS, new_device, record
 from ca_core.registration.name_keys import check_new_device
-from ca_core.registration.names_held import is_unknown
+from ca_core.registration.names_held import holder_of_serial, is_unknown
 from ca_core.registration.realm import Realm
 
 _d = device.c
@@ -83,6 +83,14 @@ async def _newcomer(store: Store, realm: Realm, identity: Identity, now: dt.date
             "device_unnamed", "This device can't be registered by its serial number.", detail=f"IDevID {shown}"
         ) from exc
     if is_new:
+        holder = await holder_of_serial(store, realm.id, identity.serial_number, 0)
+        if holder is not None and holder != name:
+            # A number proves its device under the manufacturer alone that it is registered with.
+            raise NotAuthorized(  # enforces case 40
+                "device_name_taken",
+                "Another device has this serial number.",
+                detail=f"IDevID {shown}, device {holder}",
+            )
         return new_device(realm.id, name, serial_number=identity.serial_number, manufacturer=identity.manufacturer)
     row = await store.first(BY_NAME, realm_id=realm.id, name=name)
     known = record(row) if row is not None else None

@@ -17,7 +17,7 @@ from ca_core.csr import ParsedCsr
 from ca_core.model import Evidence, Operation
 from ca_core.records.opening import upgrade_store
 from ca_core.records.sqlite_writer import DIALECT
-from ca_core.registration import conditions, name_rows
+from ca_core.registration import conditions, name_rows, names_held
 from ca_core.registration.device_change import Facts
 from tests.helpers import factory
 from tests.helpers.admission import admit_by, outcome_of
@@ -29,12 +29,28 @@ from tests.helpers.naming import ANY_NAME, Asker, request, with_profile
 
 @pytest.mark.parametrize(
     ("number", "outcome"),
-    [("SN-7", "name_of_other_device"), ("SN-8", "issued"), ("SN-9", "issued")],
-    ids=["another-device-s", "nobody-s", "its-own"],
+    [
+        ("SN-7", "name_of_other_device"),
+        ("sn-7", "name_of_other_device"),
+        ("SN-7 ", "name_of_other_device"),
+        (" Sn-7", "name_of_other_device"),
+        ("old 7", "name_of_other_device"),
+        ("Old  7", "name_of_other_device"),
+        ("TWO  SPACES", "name_of_other_device"),
+        ("SN-77", "issued"),
+        ("SN-8", "issued"),
+        ("SN-9", "issued"),
+        ("sn-9 ", "issued"),
+    ],
 )
 async def test_case_29_a_subject_has_no_serial_number_of_another_device(core: Core, number: str, outcome: str) -> None:
+    await core.trust.add("default", factory.root("Globex Root").pem, name="globex", actor=ME)
+    await core.devices.add("default", "old", serial_number="Old 7", manufacturer="globex", actor=ME)
+    await core.devices.add("default", "twin", serial_number="SN-9", manufacturer="globex", actor=ME)
+    await core.trust.remove("default", "globex", actor=ME)
     await core.trust.add("default", factory.root().pem, name="acme", actor=ME)
     await core.devices.add("default", "pump", serial_number="SN-7", manufacturer="acme", actor=ME)
+    await core.devices.add("default", "spaced", serial_number="Two  Spaces", manufacturer="acme", actor=ME)
     asker = await Asker.made(core, serial_number="SN-9", manufacturer="acme")
     await with_profile(core, subject={"CN": "{device.name}", "serialNumber": "{csr:*}"})
     subject = [x509.NameAttribute(NameOID.COMMON_NAME, "asker"), x509.NameAttribute(NameOID.SERIAL_NUMBER, number)]
@@ -382,6 +398,16 @@ def test_names_are_looked_up_by_the_key_of_their_table(installation: Installatio
         told = "\n".join(row[3] for row in plan)
         assert "SEARCH device_name USING PRIMARY KEY (realm_id=? AND name=?)" in told, told
         assert "SCAN" not in told, told
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)  # whose plan tells
+def test_serial_numbers_are_looked_up_by_an_index(installation: Installation) -> None:
+    text, constants = names_held._BY_SERIAL.text(DIALECT)
+    params = {"realm_id": 1, "device_id": 1, "as_told": "x", "folded": "x"}
+    with sqlite3.connect(installation.directory / "enrolld.db") as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", {**constants, **params}).fetchall()
+    told = "\n".join(row[3] for row in plan)
+    assert "SEARCH device USING INDEX ix_device_serial_number (realm_id=? AND <expr>=?)" in told, told
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)  # those of both are kept in records/fixtures

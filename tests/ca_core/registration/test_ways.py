@@ -220,6 +220,21 @@ async def test_case_40_a_newcomer_takes_no_name_that_is_another_s_or_none(scene:
     assert await outcome_of(scene.core, stranger, csr_of(new_key(), None)) == code
 
 
+@pytest.mark.parametrize(
+    ("serial", "outcome"),
+    [("GX-5", "device_name_taken"), ("gx-5", "device_name_taken"), ("GX-6", "issued")],
+    ids=["the-same", "in-another-case", "twin"],
+)
+async def test_case_40_a_newcomer_has_no_serial_number_of_a_device_of_another_manufacturer(
+    scene: Scene, serial: str, outcome: str
+) -> None:
+    await admit_by(scene.core, "idevid", idevid="trusted")
+    await scene.core.trust.add("default", root("Globex Root").pem, name="globex", actor=ME)
+    await scene.core.devices.add("default", "gate-1", serial_number="GX-5", manufacturer="globex", actor=ME)
+    stranger = Evidence(idevid(scene.anchor, serial).chain)
+    assert await outcome_of(scene.core, stranger, csr_of(new_key(), None)) == outcome
+
+
 # --- the grace of the expired ----------------------------------------------------------------------------------------
 
 

@@ -171,6 +171,13 @@ def upgrade() -> None:
     # The triggers first: they lock the table, so that no device is added by another node and missed by both.
     for statement in (*(_SQLITE if dialect == "sqlite" else _POSTGRESQL), *_FILL):
         op.execute(statement.format(**places))
+    op.create_index(
+        "ix_device_serial_number",
+        "device",
+        ["realm_id", sa.text("lower(serial_number)")],
+        sqlite_where=sa.text("serial_number IS NOT NULL"),
+        postgresql_where=sa.text("serial_number IS NOT NULL"),
+    )
     op.add_column("certificate", sa.Column("name_keys", sa.Text()))
     for statement in _keys_of_certificates():
         op.execute(statement)
