@@ -35,7 +35,16 @@ __all__ = [
     "recorded_key",
 ]
 
-_NAMING = frozenset({NameOID.COMMON_NAME})
+# What servers map to an account or a host, beside the serialNumber; unstructuredAddress has no name in the library.
+_NAMING = frozenset(
+    {
+        NameOID.COMMON_NAME,
+        NameOID.USER_ID,
+        NameOID.EMAIL_ADDRESS,
+        NameOID.UNSTRUCTURED_NAME,
+        x509.ObjectIdentifier("1.2.840.113549.1.9.8"),
+    }
+)
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAY_BE_ADDRESS = re.compile(r"[0-9a-f:.]*[:.][0-9a-f:.]*(%.*)?")  # told soon: lists have a hundred thousand names
 _IS_URI = re.compile(r"[a-z][a-z0-9+.-]*:.")
@@ -112,8 +121,7 @@ def keys_of_subject(subject: x509.Name) -> Iterator[tuple[x509.NameAttribute[Any
     """The attributes of a subject that readers take for the name of its holder, each with its keys."""
     for each in subject:
         if each.oid in _NAMING:
-            value = str(each.value)
-            yield each, tuple(dict.fromkeys(keys_of_common_name(value)))
+            yield each, tuple(dict.fromkeys(keys_of_common_name(str(each.value))))
 
 
 def meanings(key: str) -> Iterator[str]:

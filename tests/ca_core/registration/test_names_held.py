@@ -165,6 +165,55 @@ async def test_case_29_nor_is_a_name_of_another_device_s_certificate(
     assert await (await Asker.made(core)).asks(*asked) == outcome
 
 
+UNSTRUCTURED_NAME, UNSTRUCTURED_ADDRESS = NameOID.UNSTRUCTURED_NAME, x509.ObjectIdentifier("1.2.840.113549.1.9.8")
+
+
+@pytest.mark.parametrize(
+    ("oid", "asked", "outcome"),
+    [
+        (NameOID.USER_ID, "Pump", "name_of_other_device"),
+        (NameOID.USER_ID, "VPN.example.com", "name_of_other_device"),
+        (NameOID.USER_ID, "carried.example.com", "name_of_other_device"),
+        (NameOID.USER_ID, "pumps", "issued"),
+        (NameOID.USER_ID, "Asker", "issued"),
+        (NameOID.EMAIL_ADDRESS, "Root@example.com", "name_of_other_device"),
+        (NameOID.EMAIL_ADDRESS, "chosen@example.com", "name_of_other_device"),
+        (NameOID.EMAIL_ADDRESS, "roots@example.com", "issued"),
+        (UNSTRUCTURED_NAME, "vpn.example.com", "name_of_other_device"),
+        (UNSTRUCTURED_NAME, "vpns.example.com", "issued"),
+        (UNSTRUCTURED_ADDRESS, "10.1.2.3", "name_of_other_device"),
+        (UNSTRUCTURED_ADDRESS, "10.1.2.4", "issued"),
+        (NameOID.ORGANIZATION_NAME, "pump", "issued"),
+    ],
+    ids=str,
+)
+async def test_case_29_no_attribute_that_readers_take_for_a_name_has_another_device_s(
+    core: Core, oid: x509.ObjectIdentifier, asked: str, outcome: str
+) -> None:
+    subject = {"CN": "{device.name}", "O": "{csr:*?}", "UID": "{csr:*?}", "emailAddress": "{csr:*@example.com?}"}
+    subject |= {each.dotted_string: "{csr:*?}" for each in (UNSTRUCTURED_NAME, UNSTRUCTURED_ADDRESS)}
+    lint = [*ANY_NAME["lint_allow"], "pkix.subject_email_address_not_in_san"]
+    await with_profile(core, **(ANY_NAME | {"subject": subject, "lint_allow": lint}))
+    other = await Asker.made(core, "pump", sans=["DNS:vpn.example.com", "IP:10.1.2.3"])
+    emailed = {NameOID.EMAIL_ADDRESS: "chosen@example.com"}
+    await other.enrolls("pump", "DNS:carried.example.com", "email:root@example.com", subject=emailed)
+    assert await (await Asker.made(core)).asks("asker", subject={oid: asked}) == outcome
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["", "twin-revoked"])
+async def test_such_an_attribute_is_held_by_an_older_certificate(core: Core, is_held: bool) -> None:
+    await with_profile(core, subject={"CN": "{device.name}", "UID": "{csr:*?}"})
+    holder = await Asker.made(core, "holder")
+    uid = {NameOID.USER_ID: "Worker-1"}
+    older = await holder.enrolls("holder", subject=uid)
+    newer = await holder.renews(older, "holder", subject=uid)
+    await core.certificates.revoke(newer.serial, reason="superseded", actor=ME)
+    if not is_held:
+        await core.certificates.revoke(older.serial, reason="superseded", actor=ME)
+    outcome = await (await Asker.made(core)).asks("asker", subject={NameOID.USER_ID: "worker-1"})
+    assert outcome == ("name_of_other_device" if is_held else "issued")
+
+
 @pytest.mark.parametrize(
     ("called", "asked", "outcome"),
     [
