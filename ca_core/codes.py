@@ -233,6 +233,8 @@ CODES: dict[str, str] = {
     "csr_value_not_allowed": "The CSR's name does not match what the profile allows; see 'enrolld profile show'.",
     "name_of_other_device": "A name that the request or a template makes is another device's: its own name, one of its "
     "record, or one of its certificate; give the client its own, or put the name into its device's record.",
+    "name_of_ca": "The certificate's subject would be that of one of the realm's CAs; let the client ask for another, "
+    "or the profile make another ('enrolld profile show').",
     "name_of_server": "A name of this server is given to no device on its own word.",
     "profile_not_allowed": "The label names another profile than the device has; without one of its own it has the "
     "realm's default for EST. 'enrolld device set NAME --profile P' gives a device a profile.",

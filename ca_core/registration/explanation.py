@@ -26,7 +26,7 @@ from ca_core.registration.device import COLUMNS, record, require_active
 from ca_core.registration.examination import examine
 from ca_core.registration.examined import Applicant, Examined
 from ca_core.registration.facts import check_facts
-from ca_core.registration.names_held import check_names
+from ca_core.registration.names_held import check_names, check_not_of_ca
 from ca_core.registration.profile import Profile, choose_issuer, choose_profile, make_plan
 from ca_core.registration.profile_document import usages_for
 from ca_core.registration.realm import Realm, Realms, Resolved
@@ -245,6 +245,8 @@ class _Explaining:
         except Refusal as exc:
             of_key.append(exc)
         try:
+            issuers = await Issuers(self._store).of_realm(self._realm.id, self._realm.edition)
+            check_not_of_ca(examined.subject, issuers)
             await check_names(self._store, examined, self._device, self._realms, to_ms(self._now))
         except Refusal as exc:
             self._refuse("names", "", "", exc)

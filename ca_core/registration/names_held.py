@@ -7,13 +7,14 @@ nor over. All stand in `device_name`, by which a name is looked up: those of the
 certificates, with the newest that has them, by the unit that issues.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from sqlalchemy import bindparam, func, select
 
+from ca_core.authority.issuer import Issuer
 from ca_core.errors import ConditionFailed, NotAuthorized
 from ca_core.model import DeviceRecord
 from ca_core.records.query import Query
@@ -24,7 +25,7 @@ from ca_core.registration.name_keys import key_of, keys_of_subject, looked_up, o
 from ca_core.registration.name_rows import chosen_values, common_values, holders, recorded_holders, room_for
 from ca_core.registration.realm import Realms
 
-__all__ = ["Beside", "check_names", "holder_of_serial", "is_unknown", "names_beside", "server_names"]
+__all__ = ["Beside", "check_names", "check_not_of_ca", "holder_of_serial", "is_unknown", "names_beside", "server_names"]
 
 _d = device.c
 # The database folds both, each in its own way; X.520 tells no cases of a serial number apart.
@@ -102,6 +103,22 @@ async def check_names(store: Store, examined: Examined, asking: DeviceRecord, re
             "The certificate would have the name of another device.",
             detail=f"{_shown(name)}, of device {whose}",
         )
+
+
+def check_not_of_ca(subject: x509.Name, issuers: Iterable[Issuer]) -> None:
+    """No device has the subject of one of its realm's CAs, in whatever spelling. Raises `NotAuthorized`."""
+    found = _as_compared(subject)
+    for issuer in issuers:
+        # "The DN MUST be unique for each subject entity certified by the one CA as defined by the issuer field."
+        # -- RFC 5280 4.1.2.6
+        if found == _as_compared(issuer.certificate.subject):  # enforces case 29
+            raise NotAuthorized(
+                "name_of_ca", "The certificate would have the subject of a CA.", detail=f"that of {issuer.name}"
+            )
+
+
+def _as_compared(subject: x509.Name) -> tuple[frozenset[tuple[x509.ObjectIdentifier, str]], ...]:
+    return tuple(frozenset((each.oid, own_name(str(each.value))) for each in rdn) for rdn in subject.rdns)
 
 
 async def _check_serial_numbers(store: Store, subject: x509.Name, asking: DeviceRecord) -> None:

@@ -42,7 +42,7 @@ from ca_core.registration.examined import Applicant
 from ca_core.registration.facts import check_facts, check_not_enrolled, check_transaction
 from ca_core.registration.issued import Decision, issued_unit
 from ca_core.registration.moment import Watch
-from ca_core.registration.names_held import check_names
+from ca_core.registration.names_held import check_names, check_not_of_ca
 from ca_core.registration.narrowing import Narrowing
 from ca_core.registration.pause import Pauses, who_asks
 from ca_core.registration.pending import PendingRequest, Pendings, rejected
@@ -202,6 +202,8 @@ class Registration:
         profile = choose_profile(resolved, requester.device)
         examined = examine(profile.document, realm, Applicant.of(requester), csr, operation)
         examined.require()
+        issuers = await self._issuers.of_realm(realm.id, realm.edition)
+        check_not_of_ca(examined.subject, issuers)
         await check_names(self._store, examined, requester.device, self._realms, to_ms(now))
         if (shortage := self._store.shortage()) is not None:  # enforces case 58
             raise Unavailable(shortage)
@@ -240,7 +242,7 @@ class Registration:
                 raise rejected(waiting)
             pending_id = waiting.id
         # (4) Sign in memory; nobody has it yet.
-        issuer = choose_issuer(profile, await self._issuers.of_realm(realm.id, realm.edition))
+        issuer = choose_issuer(profile, issuers)
         plan = make_plan(profile.document, examined, csr, issuer.not_after, now, demo=self._demo, chance=self._chance)
         if requester.asks_webhook:
             plan = await narrowing.narrowed(plan, realm, profile.name, requester, csr, operation, call, now)

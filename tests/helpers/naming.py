@@ -31,16 +31,16 @@ FROM_REQUEST = (
     "URI:urn:dev:*",
     "email:*@*",
 )
-ANY_NAME = {
+ANY_NAME: dict[str, Any] = {
     "subject": {"CN": "{csr:*}"},
     "names": ["{device.names}", *(f"{{csr:{glob}?}}" for glob in FROM_REQUEST)],
     "lint_allow": ["pkix.invalid_uri_syntax", "pkix.invalid_email_address_syntax"],  # of urn:, and of what it fills in
 }
 
 
-async def with_profile(core: Core, **profile: Any) -> None:
+async def with_profile(core: Core, *, realm: str = "default", **profile: Any) -> None:
     """Give the realm's profile these templates."""
-    document = tomllib.loads(await core.realms.export("default"))
+    document = tomllib.loads(await core.realms.export(realm))
     document["profiles"]["device"] |= profile
     await core.realms.apply(tomli_w.dumps(document), actor=ME)
 

@@ -1,10 +1,12 @@
 """A name that no device has a say in is nobody's alone, and still no name of a server or of another device's record."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import literal
 
+from ca_core.authority.issuer import Issuers
 from ca_core.core import Core
 from ca_core.model import Evidence
 from ca_core.registration import conditions
@@ -123,3 +125,23 @@ async def test_case_29_what_a_newcomer_is_called_is_looked_up_at_the_commit_what
 
     monkeypatch.setattr(core.issuance, "issue", meanwhile)
     assert await outcome_of(core, Evidence(), request("x-1")) == outcome
+
+
+@pytest.mark.parametrize("realm", ["default", "below"])
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [(str, "name_of_ca"), (str.upper, "name_of_ca"), ("{}  ".format, "name_of_ca"), ("{}0".format, "issued")],
+    ids=["the-same", "in-another-case", "with-spaces", "twin"],
+)
+async def test_case_29_no_device_has_the_subject_of_a_ca_of_its_realm(
+    core: Core, realm: str, change: Callable[[str], str], outcome: str
+) -> None:
+    await core.realms.add("below", root_of="default", actor=ME)
+    await with_profile(core, realm=realm, subject={"O": "{csr:*}", "CN": "{csr:*}"}, names=[])
+    found = await core.realms.get(realm)
+    issuers = await Issuers(core.store).of_realm(found.id, found.edition)
+    assert len(issuers) == 3, "the root, which may be shared, and two issuing CAs"
+    for number, issuer in enumerate(issuers):
+        subject = {part.oid: change(str(part.value)) for part in issuer.certificate.subject}
+        secret = (await core.devices.add(realm, f"d-{number}", actor=ME)).secret
+        assert await outcome_of(core, Evidence(secret=secret), request("", subject=subject), label=realm) == outcome
