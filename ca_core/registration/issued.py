@@ -228,13 +228,11 @@ def issued_unit(decision: Decision) -> Unit:
         steps += admitted_steps(realm.id, decision.now, is_unproven=requester.names_itself)
     steps += held_steps(realm.id, device_id, beside.chosen, fingerprint)
     steps += tolerance_steps(realm.id, call, at)
-    # What the conditions look at belongs to the device or to a key, or is changed by units that run alone.
+    # What the conditions look at belongs to the device or to a key, or is changed by units that run alone. Common names
+    # are left out, or a realm whose profile has one would issue one by one: no newcomer is called by fixed text, and
+    # operators' acts run alone.
     keys = {csr.spki_sha256, requester.credential_key or csr.spki_sha256}
-    touches = (
-        tolerance_touches(realm.id, call)
-        | held_touches(realm.id, (*sought, *common))
-        | {f"key:{key.hex()}" for key in keys}
-    )
+    touches = tolerance_touches(realm.id, call) | held_touches(realm.id, sought) | {f"key:{key.hex()}" for key in keys}
     touches |= newcomer_touches(realm, requester) if is_new else {touched_device(device_id)}
     if decision.pending_id is not None:
         touches |= {touched_request(decision.pending_id)}

@@ -7,6 +7,7 @@ nor over. All stand in `device_name`, by which a name is looked up: those of the
 certificates, with the newest that has them, by the unit that issues.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from sqlalchemy import bindparam, func, select
 
 from ca_core.authority.issuer import Issuer
-from ca_core.errors import ConditionFailed, NotAuthorized
+from ca_core.errors import ConditionFailed, NotAuthorized, OperatorError
 from ca_core.model import DeviceRecord
 from ca_core.records.query import Query
 from ca_core.records.schema import device
@@ -23,7 +24,8 @@ from ca_core.records.store import Store
 from ca_core.registration.examined import Common, Examined
 from ca_core.registration.name_keys import key_of, keys_of_subject, looked_up, own_name
 from ca_core.registration.name_rows import chosen_values, common_values, holders, recorded_holders, room_for
-from ca_core.registration.realm import Realms
+from ca_core.registration.realm import Realm, Realms
+from ca_core.registration.template import canonical_name
 
 __all__ = ["Beside", "check_names", "check_not_of_ca", "holder_of_serial", "is_unknown", "names_beside", "server_names"]
 
@@ -149,20 +151,41 @@ def _folded(number: str) -> str:
     return " ".join(number.split()).casefold()
 
 
-async def is_unknown(store: Store, realm_id: int, name: str, now: int) -> bool:
+async def is_unknown(store: Store, realm: Realm, name: str, now: int) -> bool:
     """Whether a device of this name is still a newcomer; False when it was registered since it was looked for.
 
-    It takes no name that another device has, in whatever case or place. `now` is in milliseconds since 1970. Raises
-    `NotAuthorized`.
+    It takes no name that another device has, in whatever case or place, nor one that a profile gives to all. `now` is
+    in milliseconds since 1970. Raises `NotAuthorized`.
     """
-    holder = await holder_of(store, realm_id, looked_up([own_name(name)]), 0, now)
+    sought = looked_up([own_name(name)])
+    holder = await holder_of(store, realm.id, sought, 0, now)
     if holder is not None and holder[1] == name:
         return False
     if holder is not None:
         raise NotAuthorized(
             "device_name_taken", "Another device has this name.", detail=f"a name of device {holder[1]}"
         )
+    if not _fixed_keys(realm).isdisjoint(sought):  # enforces case 29
+        # Else one stranger could end a whole profile: what all have may be no name of a device's record.
+        raise NotAuthorized(
+            "device_name_taken", "A profile gives this name to every device.", detail=f"fixed text, {_shown(name)}"
+        )
     return True
+
+
+def _fixed_keys(realm: Realm) -> frozenset[str]:
+    """The keys of the names that a profile of the realm gives to every device."""
+    found: set[str] = set()
+    for profile in realm.document.profiles.values():
+        subject = [(attribute, template.text_in(realm.name)) for attribute, template in profile.rules.subject]
+        fixed = [attribute.of(text) for attribute, text in subject if text and attribute.fault(text) is None]
+        found.update(key for _, keys in keys_of_subject(x509.Name(fixed)) for key in keys)
+        for template in profile.rules.names:
+            text = template.value.text_in(realm.name) if template.kind else None
+            if text:
+                with contextlib.suppress(OperatorError):  # what can't be issued
+                    found.add(key_of(canonical_name(f"{template.kind}:{text}")))
+    return frozenset(found)
 
 
 async def holder_of(

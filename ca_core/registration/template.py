@@ -68,6 +68,12 @@ class Template:
         """Whether no device has a say in the value, which others may then have as well."""
         return self.asked is None and _OF_NO_DEVICE.issuperset(self.facts)
 
+    def text_in(self, realm: str) -> str | None:
+        """The value where it is the same for every device of a realm, None where it is not."""
+        if self.asked is not None or not {"realm"}.issuperset(self.facts):
+            return None
+        return self.fill({"realm": realm})
+
     @property
     def source(self) -> str:
         """Where the value has its origin, in words: `fixed`, `csr`, or the names of facts."""

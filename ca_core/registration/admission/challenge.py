@@ -80,7 +80,7 @@ async def find_named(
     if without_secret(name, secret) != name:  # enforces case 47
         # It would be kept, and shown to whoever may see what devices there are.
         raise NotAuthorized("csr_holds_secret", "A name in the request holds its secret.")
-    if not await is_unknown(store, realm.id, name, to_ms(now)):
+    if not await is_unknown(store, realm, name, to_ms(now)):
         return await find_named(store, realm, csr, way, secret, now)
     try:
         check_new_device(name)

@@ -75,7 +75,7 @@ async def _newcomer(store: Store, realm: Realm, identity: Identity, now: dt.date
     shown = ascii(f"{identity.manufacturer} {identity.serial_number}")
     try:
         name = parse_device_name(identity.serial_number)
-        is_new = await is_unknown(store, realm.id, name, to_ms(now))
+        is_new = await is_unknown(store, realm, name, to_ms(now))
         if is_new:
             check_new_device(name)
     except OperatorError as exc:

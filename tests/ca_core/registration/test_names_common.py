@@ -9,6 +9,7 @@ from sqlalchemy import literal
 from ca_core.authority.issuer import Issuers
 from ca_core.core import Core
 from ca_core.model import Evidence
+from ca_core.records.unit import Unit
 from ca_core.registration import conditions
 from tests.helpers.admission import admit_by, outcome_of
 from tests.helpers.core import ME, Installation
@@ -86,6 +87,46 @@ async def test_case_29_fixed_text_is_no_name_of_another_device_s_record(
 async def test_case_29_fixed_text_is_no_name_of_a_server(core: Core, text: str, outcome: str) -> None:
     await with_profile(core, subject={"CN": text, "serialNumber": "{device.name}"}, names=[])
     assert await (await Asker.made(core)).asks("") == outcome
+
+
+@pytest.mark.parametrize(
+    ("profile", "called"),
+    [
+        ({"names": ["DNS:Cluster.example.com"]}, "cluster.example.com"),
+        ({"names": ["DNS:{device.name}.example.com", "DNS:cluster.{realm}.com"]}, "cluster.default.com"),
+        ({"names": ["IP:10.0.0.9"]}, "10.0.0.9"),
+        ({"subject": {"CN": "cluster", "serialNumber": "{device.name}"}, "names": []}, "cluster"),
+    ],
+    ids=["san", "realm", "address", "cn"],
+)
+async def test_case_29_no_newcomer_is_called_by_text_that_every_device_gets(
+    core: Core, profile: dict[str, Any], called: str
+) -> None:
+    """A stranger would end the profile: what all have may be no name of another device's record."""
+    await admit_by(core, "open", open=True)
+    await with_profile(core, **(profile | {"subject": {"CN": "{device.name}"}}))
+    assert await outcome_of(core, Evidence(), request(f"{called}.free")) == "issued", "the twin"
+    await with_profile(core, **profile)
+    assert await outcome_of(core, Evidence(), request(called)) == "device_name_taken"
+    assert await outcome_of(core, Evidence(), request(called.upper())) == "device_name_taken"
+
+
+async def test_devices_with_one_fixed_name_are_served_at_once(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    await with_profile(core, names=["DNS:cluster.example.com"])
+    touched: list[frozenset[str]] = []
+    commit = core.store.commit
+
+    async def seen(unit: Unit) -> None:
+        touched.append(unit.touches or frozenset())
+        await commit(unit)
+
+    for called in ("one", "two"):
+        asker = await Asker.made(core, called)
+        with monkeypatch.context() as patched:
+            patched.setattr(core.store, "commit", seen)
+            assert await asker.asks(called) == "issued"
+    assert len(touched) == 2
+    assert touched[0].isdisjoint(touched[1])
 
 
 @pytest.mark.parametrize("has_it", [True, False], ids=["twin-with", "without"])
