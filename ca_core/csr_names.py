@@ -40,10 +40,10 @@ def canonical_san(general_names: x509.SubjectAlternativeName) -> tuple[str, ...]
 
 
 # "Default_Ignorable_Code_Point" (Unicode, DerivedCoreProperties.txt) beside formatting and unassigned characters, which
-# are shown as nothing, and what RFC 4518 2.2 maps to nothing or 2.4 prohibits.
+# are shown as nothing, as are a braille pattern and a notehead; and what RFC 4518 2.2 maps to nothing or 2.4 prohibits.
 _INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u1806\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\ufffc\ufffd"
-    "\U000e0000-\U000e0fff]"
+    "[\u034f\u115f\u1160\u17b4\u17b5\u1806\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\ufffc\ufffd"
+    "\U0001d159\U000e0000-\U000e0fff]"
 )
 
 
@@ -134,10 +134,8 @@ def _is_idna(name: str) -> bool:
         if label.startswith("xn--"):
             try:
                 text = label[4:].encode().decode("punycode")
-                # enforces case 6
-                if text.isascii() or not text.isprintable() or _INVISIBLE.search(text):
-                    return False
-                if text.encode("punycode").decode() != label[4:]:  # enforces case 6
+                is_shown = not text.isascii() and text.isprintable() and _INVISIBLE.search(text) is None
+                if not is_shown or text.encode("punycode").decode() != label[4:]:  # enforces case 6
                     return False
             except UnicodeError:
                 return False  # enforces case 6

@@ -144,7 +144,7 @@ class Credentials:
             name,
             serial_number=serial if anchor is not None else None,
             manufacturer=anchor,
-            owner=ACTOR,
+            owner="matrix",  # that is also a label of a host
             expires="1d",
             actor=ACTOR,
         )

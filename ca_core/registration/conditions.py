@@ -12,7 +12,7 @@ from ca_core.records.schema import admitted, certificate, device, device_secret,
 from ca_core.records.unit import guarded_insert
 from ca_core.registration.admission.own_certificate import newer_is_revoked
 from ca_core.registration.device import AS_RECORDED, MAY_ENROLL
-from ca_core.registration.name_rows import not_held, not_recorded
+from ca_core.registration.name_rows import not_held
 from ca_core.registration.realm import SAME_ACTIVE
 from ca_core.registration.retransmission import is_answer
 
@@ -173,26 +173,22 @@ GUARDS: dict[Means, tuple[Query, Query]] = {
     means: guarded_insert(certificate, conditions) for means, conditions in CONDITIONS.items()
 }
 """For each means, the guard's INSERT and the SELECT that names the conditions that failed."""
-_NARROWED: dict[tuple[Means, tuple[str, ...], int, int, bool], tuple[Query, Query]] = {}
+_NARROWED: dict[tuple[Means, tuple[str, ...], int, bool], tuple[Query, Query]] = {}
 
 
-def guard_of(
-    means: Means, narrowing: tuple[str, ...], chosen: int = 0, common: int = 0, *, is_new: bool = False
-) -> tuple[Query, Query]:
+def guard_of(means: Means, narrowing: tuple[str, ...], chosen: int = 0, *, is_new: bool = False) -> tuple[Query, Query]:
     """The same for a means with some of `NARROWING`, and for so many names beside the record's (`room_for`).
 
-    `common` is how many no device has a say in. Of a newcomer, the row is its device's.
+    Of a newcomer, the row is its device's.
     """
-    key = means, narrowing, chosen, common, is_new
-    if key == (means, (), 0, 0, False):
+    key = means, narrowing, chosen, is_new
+    if key == (means, (), 0, False):
         return GUARDS[means]
     found = _NARROWED.get(key)
     if found is None:
         conditions = CONDITIONS[means] | {name: NARROWING[name] for name in narrowing}
         if chosen:
             conditions |= {"names_not_of_other_device": not_held(chosen)}
-        if common:
-            conditions |= {"names_not_of_other_record": not_recorded(common)}
         if is_new:
             conditions = {name: clause for name, clause in conditions.items() if name not in _OF_REGISTERED}
         found = _NARROWED[key] = guarded_insert(device if is_new else certificate, conditions)

@@ -15,7 +15,7 @@ from ca_core.model import Means, Operation
 from ca_core.names import is_account
 from ca_core.public_key import key_kind
 from ca_core.registration.admission.secret import holds_secret
-from ca_core.registration.examined import Applicant, Examined, Field
+from ca_core.registration.examined import Applicant, Common, Examined, Field
 from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
 from ca_core.registration.subject import Attribute
@@ -41,10 +41,7 @@ class _Examination:
         self._csr = csr
         self._operation = operation
         own = applicant.certificate
-        rules = profile.rules
-        is_needed = operation is Operation.REENROLL or rules.wants_idevid or rules.asks_names
-        is_needed = is_needed or profile.others == "refuse"
-        self._renewed = x509.load_der_x509_certificate(own.der) if own is not None and is_needed else None
+        self._renewed = x509.load_der_x509_certificate(own.der) if own is not None else None
         self._facts = _facts_of(realm, applicant)
         self._fields: list[Field] = []
         self._refusals: list[Refusal] = []
@@ -69,8 +66,14 @@ class _Examination:
         if not subject and not names and not self._refusals:
             message = "Nothing is left that the certificate could name."
             self._refusals.append(NotAuthorized("profile_value_missing", message))
+        repeated = self._repeated(subject, names)
         fields, refusals, common = tuple(self._fields), tuple(self._refusals), frozenset(self._common)
-        return Examined(x509.Name(subject), tuple(names), fields, refusals, common)
+        return Examined(x509.Name(subject), tuple(names), fields, refusals, common, repeated)
+
+    def _repeated(self, subject: list[x509.NameAttribute[str]], names: Mapping[str, None]) -> Common:
+        if self._renewed is None:
+            return frozenset()
+        return frozenset({*self._renewed.subject} & {*subject} | {*_san_of(self._renewed)} & names.keys())
 
     # --- what has nothing to do with names ---------------------------------------------------------------------------
 

@@ -60,7 +60,8 @@ class Field:
 class Examined:
     """What a certificate would be made out to, and everything that speaks against it, in the order of importance.
 
-    `common` is what no device has a say in: fixed text, or made of facts that many have alike.
+    `common` is what no device has a say in: fixed text, or made of facts that many have alike. `repeated` is what the
+    certificate that is renewed has as well.
     """
 
     subject: x509.Name
@@ -68,6 +69,7 @@ class Examined:
     fields: tuple[Field, ...]
     refusals: tuple[Refusal, ...]
     common: Common = frozenset()
+    repeated: Common = frozenset()
 
     @property
     def dropped(self) -> tuple[str, ...]:

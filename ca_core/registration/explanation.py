@@ -247,7 +247,7 @@ class _Explaining:
         try:
             issuers = await Issuers(self._store).of_realm(self._realm.id, self._realm.edition)
             check_not_of_ca(examined.subject, issuers)
-            await check_names(self._store, examined, self._device, self._realms, to_ms(self._now))
+            await check_names(self._store, examined, self._device, self._own, self._realms, to_ms(self._now))
         except Refusal as exc:
             self._refuse("names", "", "", exc)
         for refusal in of_key:

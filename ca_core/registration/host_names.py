@@ -124,5 +124,6 @@ def how_to_free(holder: str, realm: str) -> str:
     """What an operator does about such a device."""
     return (
         f"take it from there ('enrolld device set {holder} --realm {realm}' with other --san, or --no-san; 'enrolld"
-        " device retire' where the device is called so), and revoke its certificate; or use another name"
+        " device retire' where the device is called so, or its realm is retired), and revoke its certificate; or use"
+        " another name"
     )

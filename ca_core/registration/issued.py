@@ -25,11 +25,11 @@ from ca_core.registration.attempts import PRUNE_DEVICE, attempt_row, touched_dev
 from ca_core.registration.ceiling import admitted_steps, admitted_touches, day_of, share_of_unproven
 from ca_core.registration.conditions import guard_of
 from ca_core.registration.device import MAY_ENROLL, recorded
-from ca_core.registration.examined import Common
+from ca_core.registration.examined import Examined
 from ca_core.registration.name_keys import looked_up, own_name
-from ca_core.registration.name_rows import chosen_values, common_values, held_steps, held_touches, room_for
+from ca_core.registration.name_rows import chosen_values, held_steps, held_touches, room_for
 from ca_core.registration.names_carried import keys_beside
-from ca_core.registration.names_held import Beside, names_beside
+from ca_core.registration.names_held import Beside, names_beside, standing
 from ca_core.registration.newcomer import (
     CERTIFICATE,
     FIRST_ATTEMPT,
@@ -92,8 +92,7 @@ _GRANTED = Query(
 class Decision:
     """A request that was granted, and the facts that it was granted on.
 
-    `retry_since` is in milliseconds since 1970; `dropped` names what the CSR asked for and did not get; `common` is of
-    `Examined`; `pending_id` is the request that an operator has approved.
+    `retry_since` is in milliseconds since 1970; `pending_id` is the request that an operator has approved.
     """
 
     realm: Realm
@@ -105,8 +104,7 @@ class Decision:
     signed: SignedCertificate
     request_key: bytes
     retry_since: int
-    dropped: tuple[str, ...]
-    common: Common
+    examined: Examined
     now: dt.datetime
     pending_id: int | None = None
 
@@ -124,7 +122,8 @@ class Decision:
     def beside(self) -> Beside:
         """The names that the certificate has beside those of the device's record."""
         plan = self.signed.plan
-        return names_beside(plan.subject, plan.names, self.requester.device, self.common)
+        again = standing(self.examined, self.requester.certificate, to_ms(self.now))
+        return names_beside(plan.subject, plan.names, self.requester.device, self.examined.common, again)
 
     @property
     def narrowing(self) -> tuple[str, ...]:
@@ -153,9 +152,8 @@ def issued_unit(decision: Decision) -> Unit:
     at, serial, beside = to_ms(decision.now), format_serial(decision.signed.serial), decision.beside
     # What a newcomer is called is looked up also where its certificate does not say it: its row will have it.
     named = [own_name(requester.device.name)] if is_new else []
-    sought, common = looked_up([*beside.chosen, *named]), looked_up(beside.common)
-    rooms = room_for(sought), room_for(common)
-    insert, diagnose = guard_of(requester.means, decision.narrowing, *rooms, is_new=is_new)
+    sought = looked_up([*beside.chosen, *named])
+    insert, diagnose = guard_of(requester.means, decision.narrowing, room_for(sought), is_new=is_new)
     row = certificate_row(
         decision.signed,
         realm_id=realm.id,
@@ -189,7 +187,6 @@ def issued_unit(decision: Decision) -> Unit:
         "share": decision.share,
         "day": day_of(decision.now),
         **chosen_values(sought),
-        **common_values(common),
     }
     plan, fingerprint = decision.signed.plan, hashlib.sha256(decision.signed.der).digest()
     shares = learned(requester.device.renewal_shares, own, decision.now)
@@ -200,7 +197,7 @@ def issued_unit(decision: Decision) -> Unit:
         realm_id=realm.id,
         device_id=device_id,
         outcome="issued",
-        detail=f"dropped: {', '.join(decision.dropped)}" if decision.dropped else "",
+        detail=f"dropped: {', '.join(decision.examined.dropped)}" if decision.examined.dropped else "",
         serial=serial,
         key=csr.key,
         signature_hash=csr.signature_hash,
@@ -226,13 +223,12 @@ def issued_unit(decision: Decision) -> Unit:
         steps.append(end_unproven(realm.id, requester.device.name, at))
     if decision.ceiling:
         steps += admitted_steps(realm.id, decision.now, is_unproven=requester.names_itself)
-    steps += held_steps(realm.id, device_id, beside.chosen, fingerprint)
+    steps += held_steps(realm.id, device_id, beside.held, fingerprint)
     steps += tolerance_steps(realm.id, call, at)
-    # What the conditions look at belongs to the device or to a key, or is changed by units that run alone. Common names
-    # are left out, or a realm whose profile has one would issue one by one: no newcomer is called by fixed text, and
-    # operators' acts run alone.
+    # What the conditions look at belongs to the device or to a key, or is changed by units that run alone.
     keys = {csr.spki_sha256, requester.credential_key or csr.spki_sha256}
-    touches = tolerance_touches(realm.id, call) | held_touches(realm.id, sought) | {f"key:{key.hex()}" for key in keys}
+    touches = tolerance_touches(realm.id, call) | held_touches(realm.id, (*sought, *beside.repeated))
+    touches |= {f"key:{key.hex()}" for key in keys}
     touches |= newcomer_touches(realm, requester) if is_new else {touched_device(device_id)}
     if decision.pending_id is not None:
         touches |= {touched_request(decision.pending_id)}
@@ -262,7 +258,7 @@ def _event(decision: Decision, serial: str) -> AuditEvent:
         request_id=decision.call.request_id,
         details={
             "credential": credential,
-            "dropped": list(decision.dropped),
+            "dropped": list(decision.examined.dropped),
             "fingerprint": hashlib.sha256(decision.signed.der).hexdigest(),
             "issuer": decision.issuer.name,
             "means": Means(requester.means).value,

@@ -55,7 +55,8 @@ def own_name(name: str) -> str:
     """The key of what a device or host is called, or of a common name: DNS does not tell cases apart, nor does X.520,
     which makes one of several spaces and none of those at the ends.
     """
-    return f"DNS:{' '.join(_dotted(name).casefold().split()).rstrip(' .')}"
+    folded = unicodedata.normalize("NFKC", _dotted(name).casefold())  # folding takes some characters apart again
+    return f"DNS:{' '.join(folded.split()).rstrip(' .')}"
 
 
 def key_of(name: str) -> str:

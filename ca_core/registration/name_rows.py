@@ -20,15 +20,12 @@ from ca_core.registration.names_carried import carries
 __all__ = [
     "carried_steps",
     "chosen_values",
-    "common_values",
     "free_for_record",
     "held_steps",
     "held_touches",
     "holders",
     "not_held",
-    "not_recorded",
     "record_holders",
-    "recorded_holders",
     "room_for",
 ]
 
@@ -79,31 +76,19 @@ def room_for(names: Sequence[str]) -> int:
 
 def chosen_values(names: Sequence[str]) -> Values:
     """The parameters of a statement that takes `room_for(names)`."""
-    return _values("chosen", names)
-
-
-def common_values(names: Sequence[str]) -> Values:
-    """The same for names that no device has a say in."""
-    return _values("common", names)
-
-
-def _values(prefix: str, names: Sequence[str]) -> Values:
     # What is left is filled with the last one again.
     padded = [names[min(number, len(names) - 1)] for number in range(room_for(names))]
-    return {f"{prefix}_{number}": name for number, name in enumerate(padded)}
-
-
-def _is_another_s(prefix: str, room: int) -> ColumnElement[bool]:
-    names: list[Any] = [bindparam(f"{prefix}_{number}") for number in range(room)]
-    return and_(_n.realm_id == bindparam("realm_id"), _n.name.in_(names), _n.device_id != bindparam("device_id"))
+    return {f"chosen_{number}": name for number, name in enumerate(padded)}
 
 
 def _is_held(room: int) -> ColumnElement[bool]:
-    return and_(_is_another_s("chosen", room), _STANDS)
-
-
-def _is_recorded(room: int) -> ColumnElement[bool]:
-    return and_(_is_another_s("common", room), _n.certificate_id.is_(None))
+    names: list[Any] = [bindparam(f"chosen_{number}") for number in range(room)]
+    return and_(
+        _n.realm_id == bindparam("realm_id"),
+        _n.name.in_(names),
+        _n.device_id != bindparam("device_id"),
+        _STANDS,
+    )
 
 
 @functools.cache
@@ -113,12 +98,6 @@ def holders(room: int) -> Query:
     The parameters are those of `chosen_values`, `realm_id`, `device_id` (0 for one that is new) and `issued_at`.
     """
     return Query(_HOLDERS.where(_is_held(room)).limit(1))
-
-
-@functools.cache
-def recorded_holders(room: int) -> Query:
-    """The same of other devices' records alone. The parameters: `common_values`, `realm_id`, `device_id`."""
-    return Query(_HOLDERS.where(_is_recorded(room)).limit(1))
 
 
 @functools.cache
@@ -138,11 +117,6 @@ def free_for_record(room: int) -> ColumnElement[bool]:
 def not_held(room: int) -> ColumnElement[bool]:
     """The commit's condition: none of so many names (`chosen_values`) is another device's."""
     return not_(exists().where(_is_held(room)))
-
-
-def not_recorded(room: int) -> ColumnElement[bool]:
-    """The commit's condition: none of so many names (`common_values`) is of another device's record."""
-    return not_(exists().where(_is_recorded(room)))
 
 
 def _held_statements(device_id: ColumnElement[int]) -> tuple[Query, Query]:

@@ -1,6 +1,7 @@
 """Whose name is whose: what a device gets beyond its own record is no server's name, and no other device's.
 
-What a profile gives to many alike, fixed text say, is nobody's, though it may be no name of another device's record.
+What a profile gives to many alike, fixed text say, is nobody's. What a certificate has that is renewed while it stands
+may be repeated, as RFC 7030 4.2.2 wants it: nobody else can have got it meanwhile.
 
 Another device has the names of its record, its own name, and those of its certificates while these are neither revoked
 nor over. All stand in `device_name`, by which a name is looked up: those of the record by triggers, those of
@@ -13,23 +14,33 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import and_, bindparam, exists, func, or_, select
 
 from ca_core.authority.issuer import Issuer
 from ca_core.errors import ConditionFailed, NotAuthorized, OperatorError
-from ca_core.model import DeviceRecord
-from ca_core.records.query import Query
-from ca_core.records.schema import device
+from ca_core.model import DeviceRecord, OwnCertificate
+from ca_core.records.query import Query, Values
+from ca_core.records.schema import certificate, device
 from ca_core.records.store import Store
+from ca_core.records.times import to_ms
 from ca_core.registration.examined import Common, Examined
 from ca_core.registration.name_keys import key_of, keys_of_subject, looked_up, own_name
-from ca_core.registration.name_rows import chosen_values, common_values, holders, recorded_holders, room_for
+from ca_core.registration.name_rows import chosen_values, holders, room_for
 from ca_core.registration.realm import Realm, Realms
 from ca_core.registration.template import canonical_name
 
-__all__ = ["Beside", "check_names", "check_not_of_ca", "holder_of_serial", "is_unknown", "names_beside", "server_names"]
+__all__ = [
+    "Beside",
+    "check_names",
+    "check_not_of_ca",
+    "holder_of_serial",
+    "is_unknown",
+    "names_beside",
+    "server_names",
+    "standing",
+]
 
-_d = device.c
+_d, _c = device.c, certificate.c
 # The database folds both, each in its own way; X.520 tells no cases of a serial number apart.
 _BY_SERIAL = Query(
     select(_d.name)
@@ -39,7 +50,19 @@ _BY_SERIAL = Query(
         func.lower(_d.serial_number).in_(
             [func.lower(bindparam(name, type_=_d.serial_number.type)) for name in ("as_told", "folded")]
         ),
-        _d.id != bindparam("device_id"),
+        _d.id != bindparam("device_id", type_=_d.id.type),
+        or_(
+            _d.state != "retired",
+            and_(
+                _d.replaced_by_id.is_distinct_from(bindparam("device_id", type_=_d.id.type)),
+                exists().where(
+                    _c.realm_id == _d.realm_id,
+                    _c.device_id == _d.id,
+                    _c.status != "revoked",
+                    _c.not_after > bindparam("at"),
+                ),
+            ),
+        ),
     )
     .limit(1)
 )
@@ -49,24 +72,41 @@ _BY_SERIAL = Query(
 class Beside:
     """The names of a certificate beside those of the device's record, as `device_name` has them.
 
-    `chosen` are the device's alone; `common` are those that no device has a say in.
+    `chosen` are to be the device's alone; `repeated` are so already; `common` are those that no device has a say in.
     """
 
     chosen: tuple[str, ...]
+    repeated: tuple[str, ...]
     common: tuple[str, ...]
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """What is the device's as long as the certificate stands."""
+        return (*self.chosen, *self.repeated)
 
-def names_beside(subject: x509.Name, names: Sequence[str], asking: DeviceRecord, common: Common) -> Beside:
-    """The names of a certificate with this subject and these alternative names; of them are `common`."""
+
+def names_beside(
+    subject: x509.Name, names: Sequence[str], asking: DeviceRecord, common: Common, repeated: Common
+) -> Beside:
+    """The names of a certificate with this subject and these alternative names: of them are `common`, `repeated`."""
     own = set(looked_up([*(() if asking.is_new else [own_name(asking.name)]), *map(key_of, asking.names)]))
-    chosen: dict[str, None] = {}
-    shared: dict[str, None] = {}
+    found: dict[str, dict[str, None]] = {"chosen": {}, "repeated": {}, "common": {}}
+
+    def put(of: x509.NameAttribute[str] | str, keys: Iterable[str]) -> None:
+        found["common" if of in common else "repeated" if of in repeated else "chosen"].update(dict.fromkeys(keys))
+
     for each, keys in keys_of_subject(subject):
         if keys[0] not in own:
-            (shared if each in common else chosen).update(dict.fromkeys(keys))
+            put(each, keys)
     for name in names:
-        (shared if name in common else chosen)[key_of(name)] = None
-    return Beside(tuple(key for key in chosen if key not in own), tuple(key for key in shared if key not in own))
+        put(name, [key_of(name)])
+    chosen, again, shared = (tuple(key for key in keys if key not in own) for keys in found.values())
+    return Beside(chosen, again, shared)
+
+
+def standing(examined: Examined, own: OwnCertificate | None, now: int) -> Common:
+    """What is repeated of a certificate that has not ended; what had ended, others may have got since."""
+    return examined.repeated if own is not None and to_ms(own.not_after) > now else frozenset()
 
 
 async def server_names(realms: Realms) -> frozenset[str]:
@@ -75,27 +115,26 @@ async def server_names(realms: Realms) -> frozenset[str]:
     return frozenset(looked_up(map(key_of, names)))
 
 
-async def check_names(store: Store, examined: Examined, asking: DeviceRecord, realms: Realms, now: int) -> None:
+async def check_names(
+    store: Store, examined: Examined, asking: DeviceRecord, own: OwnCertificate | None, realms: Realms, now: int
+) -> None:
     """No name beside the record may be a server's or another device's, whatever made it: a template or the request.
 
-    Nor is a serial number of the subject one by which another device is known here, of any manufacturer. `now` is in
-    milliseconds since 1970. Raises `NotAuthorized`, and `ConditionFailed` when a newcomer is known by now.
+    Nor is a serial number of the subject one by which another device is known here, of any manufacturer. `own` is the
+    certificate that is renewed; `now` is in milliseconds since 1970. Raises `NotAuthorized`, and `ConditionFailed` when
+    a newcomer is known by now.
     """
-    await _check_serial_numbers(store, examined.subject, asking)
-    beside = names_beside(examined.subject, examined.names, asking, examined.common)
-    chosen, common = looked_up(beside.chosen), looked_up(beside.common)
-    if not chosen and not common:
+    repeated = standing(examined, own, now)
+    await _check_serial_numbers(store, examined.subject, asking, repeated, now)
+    beside = names_beside(examined.subject, examined.names, asking, examined.common, repeated)
+    chosen, others = looked_up(beside.chosen), looked_up((*beside.repeated, *beside.common))
+    if not chosen and not others:
         return
-    if taken := await server_names(realms) & {*chosen, *common}:  # enforces case 29
+    if taken := await server_names(realms) & {*chosen, *others}:  # enforces case 29
         raise NotAuthorized(
             "name_of_server", "The certificate would have a name of this server.", detail=_shown(min(taken))
         )
     holder = await holder_of(store, asking.realm_id, chosen, asking.id, now) if chosen else None
-    if holder is None and common:
-        row = await store.first(
-            recorded_holders(room_for(common)), realm_id=asking.realm_id, device_id=asking.id, **common_values(common)
-        )
-        holder = (row[0], row[1]) if row else None
     if holder is not None:  # enforces case 29
         name, whose = holder
         if asking.is_new and whose == asking.name:
@@ -123,14 +162,16 @@ def _as_compared(subject: x509.Name) -> tuple[frozenset[tuple[x509.ObjectIdentif
     return tuple(frozenset((each.oid, own_name(str(each.value))) for each in rdn) for rdn in subject.rdns)
 
 
-async def _check_serial_numbers(store: Store, subject: x509.Name, asking: DeviceRecord) -> None:
+async def _check_serial_numbers(
+    store: Store, subject: x509.Name, asking: DeviceRecord, repeated: Common, now: int
+) -> None:
     """What is registered later is no fault of a certificate that was there before, so the commit does not repeat it."""
     own = _folded(asking.serial_number or "")
     for each in subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER):
         number = str(each.value)
-        if own and _folded(number) == own:
+        if each in repeated or (own and _folded(number) == own):
             continue
-        holder = await holder_of_serial(store, asking.realm_id, number, asking.id)
+        holder = await holder_of_serial(store, asking.realm_id, number, asking.id, now)
         if holder is not None:  # enforces case 29
             raise NotAuthorized(
                 "name_of_other_device",
@@ -139,11 +180,14 @@ async def _check_serial_numbers(store: Store, subject: x509.Name, asking: Device
             )
 
 
-async def holder_of_serial(store: Store, realm_id: int, number: str, device_id: int) -> str | None:
-    """Another device that has the serial number, of whatever manufacturer and in whatever case and spaces."""
-    row = await store.first(
-        _BY_SERIAL, realm_id=realm_id, as_told=number, folded=" ".join(number.split()), device_id=device_id
-    )
+async def holder_of_serial(store: Store, realm_id: int, number: str, device_id: int, now: int) -> str | None:
+    """Another device that has the serial number, of whatever manufacturer and in whatever case and spaces.
+
+    One that is retired has it while a certificate of it stands, unless this device took over from it.
+    """
+    folded = " ".join(number.split())
+    of: Values = {"realm_id": realm_id, "as_told": number, "folded": folded, "device_id": device_id, "at": now}
+    row = await store.first(_BY_SERIAL, **of)
     return str(row[0]) if row else None
 
 
@@ -166,7 +210,7 @@ async def is_unknown(store: Store, realm: Realm, name: str, now: int) -> bool:
             "device_name_taken", "Another device has this name.", detail=f"a name of device {holder[1]}"
         )
     if not _fixed_keys(realm).isdisjoint(sought):  # enforces case 29
-        # Else one stranger could end a whole profile: what all have may be no name of a device's record.
+        # Nobody who comes by himself is the cluster that all others are said to be of.
         raise NotAuthorized(
             "device_name_taken", "A profile gives this name to every device.", detail=f"fixed text, {_shown(name)}"
         )

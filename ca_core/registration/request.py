@@ -204,7 +204,8 @@ class Registration:
         examined.require()
         issuers = await self._issuers.of_realm(realm.id, realm.edition)
         check_not_of_ca(examined.subject, issuers)
-        await check_names(self._store, examined, requester.device, self._realms, to_ms(now))
+        own = requester.certificate
+        await check_names(self._store, examined, requester.device, own, self._realms, to_ms(now))
         if (shortage := self._store.shortage()) is not None:  # enforces case 58
             raise Unavailable(shortage)
         await check_facts(self._store, csr, requester.realm_id, requester.device.id, now)
@@ -263,8 +264,7 @@ class Registration:
                 signed,
                 key,
                 retry_since,
-                examined.dropped,
-                examined.common,
+                examined,
                 now,
                 pending_id,
             )

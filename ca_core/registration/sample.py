@@ -74,7 +74,7 @@ def _room(template: NameTemplate) -> int:
 def _room_of_value(template: Template) -> int:
     if template.asked is not None:
         return _MANY if "*" in template.asked.pattern else 1
-    return _MANY if _OF_EACH & set(template.facts) else 1
+    return _MANY if template.is_common or _OF_EACH & set(template.facts) else 1
 
 
 def _name(template: NameTemplate, fill: str, number: int) -> str:

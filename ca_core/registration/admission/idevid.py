@@ -83,7 +83,7 @@ async def _newcomer(store: Store, realm: Realm, identity: Identity, now: dt.date
             "device_unnamed", "This device can't be registered by its serial number.", detail=f"IDevID {shown}"
         ) from exc
     if is_new:
-        holder = await holder_of_serial(store, realm.id, identity.serial_number, 0)
+        holder = await holder_of_serial(store, realm.id, identity.serial_number, 0, to_ms(now))
         if holder is not None and holder != name:
             # A number proves its device under the manufacturer alone that it is registered with.
             raise NotAuthorized(  # enforces case 40

@@ -222,6 +222,10 @@ def with_profile(name: str, **profile: Any) -> RealmDocument:
             {"subject": {"CN": "{device.name}", "serialNumber": "{device.serial_number}"}}, id="serial-number"
         ),
         pytest.param({"subject": {"CN": "{device.name}", "OU": "{device.owner}"}}, id="owner"),
+        pytest.param(
+            {"names": ("DNS:gw.example.com", "DNS:{realm}.example.com"), "others": "refuse"}, id="fixed-names"
+        ),
+        pytest.param({"names": ("DNS:{device.owner}.example.com",)}, id="name-of-the-owner"),
         pytest.param({"keys": ("rsa",), "issuer": "rsa"}, id="rsa"),
         pytest.param({"keys": ("p-384",), "rekey": "required"}, id="p-384"),
     ],
@@ -243,8 +247,6 @@ async def test_whatever_its_certificates_say_a_realm_s_credentials_work_in_it_an
     [
         pytest.param({"names": ("{csr:DNS:gw.example.com}",)}, id="asked-name"),
         pytest.param({"names": ("{csr:IP:10.0.0.0/31}",)}, id="two-addresses"),
-        pytest.param({"names": ("DNS:gw.example.com",)}, id="fixed-name"),
-        pytest.param({"names": ("DNS:{realm}.example.com",), "others": "refuse"}, id="name-of-the-realm"),
         pytest.param({"subject": {"CN": "{csr:gw}"}}, id="asked-common-name"),
     ],
 )

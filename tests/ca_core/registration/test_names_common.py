@@ -1,16 +1,14 @@
-"""A name that no device has a say in is nobody's alone, and still no name of a server or of another device's record."""
+"""A name that no device has a say in is nobody's alone, and still no name of a server."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import literal
 
 from ca_core.authority.issuer import Issuers
 from ca_core.core import Core
 from ca_core.model import Evidence
 from ca_core.records.unit import Unit
-from ca_core.registration import conditions
 from tests.helpers.admission import admit_by, outcome_of
 from tests.helpers.core import ME, Installation
 from tests.helpers.naming import ANY_NAME, Asker, request, with_profile
@@ -59,28 +57,30 @@ async def test_the_same_text_chosen_by_a_request_is_one_device_s_alone(core: Cor
 
 
 @pytest.mark.parametrize(
-    ("other", "outcome"),
-    [
-        ({"sans": ["DNS:cluster.example.com"]}, "name_of_other_device"),
-        ({"name": "Cluster.example.com"}, "name_of_other_device"),
-        ({"sans": ["DNS:free.example.com"]}, "issued"),
-    ],
-    ids=["record", "own-name", "twin"],
+    "other",
+    [{"sans": ["DNS:cluster.example.com"]}, {"name": "Cluster.example.com"}],
+    ids=["record", "own-name"],
 )
+@pytest.mark.parametrize("is_retired", [False, True], ids=["active", "retired"])
 @pytest.mark.parametrize(
     "profile",
     [
         {"names": ["DNS:cluster.example.com"]},
         {"subject": {"CN": "cluster.example.com", "serialNumber": "{device.name}"}, "names": []},
+        {"names": ["DNS:{device.owner}"]},
     ],
-    ids=["san", "cn"],
+    ids=["san", "cn", "owner"],
 )
-async def test_case_29_fixed_text_is_no_name_of_another_device_s_record(
-    core: Core, profile: dict[str, Any], other: dict[str, Any], outcome: str
+async def test_nobody_s_record_ends_a_profile_by_having_its_text(
+    core: Core, profile: dict[str, Any], other: dict[str, Any], is_retired: bool
 ) -> None:
     await with_profile(core, **profile)
-    await core.devices.add("default", other.get("name", "other"), sans=other.get("sans", ()), actor=ME)
-    assert await (await Asker.made(core)).asks("" if "subject" in profile else "asker") == outcome
+    name = other.get("name", "other")
+    await core.devices.add("default", name, sans=other.get("sans", ()), actor=ME)
+    if is_retired:
+        await core.devices.retire("default", name, actor=ME)
+    asker = await Asker.made(core, owner="cluster.example.com")
+    assert await asker.asks("" if "subject" in profile else "asker") == "issued"
 
 
 @pytest.mark.parametrize(("text", "outcome"), [("other.example.com", "name_of_server"), ("free.example.com", "issued")])
@@ -102,7 +102,7 @@ async def test_case_29_fixed_text_is_no_name_of_a_server(core: Core, text: str, 
 async def test_case_29_no_newcomer_is_called_by_text_that_every_device_gets(
     core: Core, profile: dict[str, Any], called: str
 ) -> None:
-    """A stranger would end the profile: what all have may be no name of another device's record."""
+    """Nobody who comes by himself is the cluster that all others are said to be of."""
     await admit_by(core, "open", open=True)
     await with_profile(core, **(profile | {"subject": {"CN": "{device.name}"}}))
     assert await outcome_of(core, Evidence(), request(f"{called}.free")) == "issued", "the twin"
@@ -127,26 +127,6 @@ async def test_devices_with_one_fixed_name_are_served_at_once(core: Core, monkey
             assert await asker.asks(called) == "issued"
     assert len(touched) == 2
     assert touched[0].isdisjoint(touched[1])
-
-
-@pytest.mark.parametrize("has_it", [True, False], ids=["twin-with", "without"])
-async def test_a_record_that_gets_the_text_before_the_commit_has_it(
-    core: Core, second: Core, has_it: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await with_profile(core, names=["DNS:cluster.example.com"])
-    asker = await Asker.made(core)
-    monkeypatch.setattr(conditions, "_NARROWED", {})
-    if not has_it:
-        monkeypatch.setattr(conditions, "not_recorded", lambda _: literal(1) == literal(1))
-    sign, meant = core.issuance.issue, iter([True])
-
-    async def meanwhile(*args: Any) -> Any:
-        if next(meant, False):
-            await second.devices.add("default", "other", sans=["DNS:cluster.example.com"], actor=ME)
-        return await sign(*args)
-
-    monkeypatch.setattr(core.issuance, "issue", meanwhile)
-    assert await asker.asks("asker") == ("name_of_other_device" if has_it else "issued")
 
 
 @pytest.mark.parametrize(

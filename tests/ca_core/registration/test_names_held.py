@@ -452,7 +452,7 @@ def test_names_are_looked_up_by_the_key_of_their_table(installation: Installatio
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)  # whose plan tells
 def test_serial_numbers_are_looked_up_by_an_index(installation: Installation) -> None:
     text, constants = names_held._BY_SERIAL.text(DIALECT)
-    params = {"realm_id": 1, "device_id": 1, "as_told": "x", "folded": "x"}
+    params = {"realm_id": 1, "device_id": 1, "as_told": "x", "folded": "x", "at": 1}
     with sqlite3.connect(installation.directory / "enrolld.db") as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", {**constants, **params}).fetchall()
     told = "\n".join(row[3] for row in plan)
