@@ -64,9 +64,14 @@ def _der(
 
 
 def examined(
-    profile: ProfileDocument, csr: ParsedCsr, *, means: Means = Means.SECRET, hosts: tuple[str, ...] = ()
+    profile: ProfileDocument,
+    csr: ParsedCsr,
+    *,
+    means: Means = Means.SECRET,
+    hosts: tuple[str, ...] = (),
+    device: DeviceRecord = DEVICE,
 ) -> Examined:
-    return examine(profile, realm_of(profile, hosts=hosts), Applicant(DEVICE, means), csr, Operation.ENROLL)
+    return examine(profile, realm_of(profile, hosts=hosts), Applicant(device, means), csr, Operation.ENROLL)
 
 
 def codes(found: Examined) -> list[str]:
@@ -358,6 +363,20 @@ def test_case_10_a_uri_that_names_an_account_of_a_windows_domain_is_never_taken_
     assert codes(examined(profile, account)) == ["csr_value_not_allowed"]
     other = request(x509.UniformResourceIdentifier(f"{tag.replace('14', '15')}S-1-5-21-1-2-3-500"))  # the twin
     assert codes(examined(profile, other)) == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "outcome"),
+    [("tag:Microsoft.com,2022-09-14:sid:", ["profile_value_invalid"]), ("tag:example.com,2022-09-14:sid:", [])],
+    ids=["account", "twin"],
+)
+def test_case_10_an_account_in_a_record_that_was_made_before_such_were_refused_is_not_given(
+    tag: str, outcome: list[str]
+) -> None:
+    names = (f"URI:{tag}S-1-5-21-1-2-3-500",)
+    found = examined(ProfileDocument(), request(), device=dataclasses.replace(DEVICE, names=names))
+    assert codes(found) == outcome
+    assert found.names == (() if outcome else names)
 
 
 @pytest.mark.parametrize(
