@@ -27,6 +27,7 @@ from ca_core.registration.presets import PRESETS
 from ca_core.registration.profile import make_plan
 from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
+from ca_core.registration.template import NameTemplate
 from tests.helpers.core import ME, START, Enrolled, ask, code_of, enrolled, new_key
 
 KEY = new_key()
@@ -363,6 +364,14 @@ def test_case_10_a_uri_that_names_an_account_of_a_windows_domain_is_never_taken_
     assert codes(examined(profile, account)) == ["csr_value_not_allowed"]
     other = request(x509.UniformResourceIdentifier(f"{tag.replace('14', '15')}S-1-5-21-1-2-3-500"))  # the twin
     assert codes(examined(profile, other)) == []
+
+
+@pytest.mark.parametrize("tag", ["tag:microsoft.com,2022-09-14:sid:", "Tag:Microsoft.com,2022-09-14:SID:"])
+def test_case_10_no_template_makes_an_account_of_a_windows_domain(tag: str) -> None:
+    with pytest.raises(OperatorError, match="would take the device for that account"):
+        NameTemplate.parse(f"URI:{tag}S-1-5-21-{{device.owner}}")
+    other = f"URI:{tag.replace('14', '15')}S-1-5-21-{{device.owner}}"  # the twin
+    assert NameTemplate.parse(other).text == other
 
 
 @pytest.mark.parametrize(

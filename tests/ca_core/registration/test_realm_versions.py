@@ -166,7 +166,7 @@ async def test_nothing_falls_back_to_another_realm(
     assert caught.value.code == code
 
 
-async def test_a_retired_realm_serves_nobody(core: Core, installation: Installation) -> None:
+async def test_case_38_a_retired_realm_serves_nobody(core: Core, installation: Installation) -> None:
     resolved = await core.realms.resolve("est", "other", None)
     installation.sql("UPDATE realm SET state = 'retired', version = 2 WHERE name = 'other'")
     installation.sql(
