@@ -194,10 +194,17 @@ def test_an_answer_that_is_read_slowly_but_steadily_arrives_whole(
     site = serve_http(tls_limits=TlsLimits(write_timeout=10))
     with asking_for_much(site, pki, version) as sock:
         size = pauses = 0
+        waiting = site.waiting_to_be_read()
+
+        def has_got_on() -> bool | None:
+            return site.waiting_to_be_read() in range(max(waiting, 1)) or None
+
         while chunk := sock.recv(65536):
             size += len(chunk)
-            if size // 5_000_000 > pauses:  # more than the kernel holds, so that the server has got on since
+            if size // 5_000_000 > pauses:
                 pauses += 1
+                eventually(has_got_on, what="the server has written what there was room for")
+                waiting = site.waiting_to_be_read()
                 advance(site.loop, 9)
         assert size > BIG
         assert pauses >= 4
