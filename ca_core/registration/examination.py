@@ -15,7 +15,7 @@ from ca_core.model import Means, Operation
 from ca_core.names import is_account
 from ca_core.public_key import key_kind
 from ca_core.registration.admission.secret import holds_secret
-from ca_core.registration.examined import Applicant, Common, Examined, Field
+from ca_core.registration.examined import Applicant, Examined, Field, Named
 from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
 from ca_core.registration.subject import Attribute
@@ -42,6 +42,7 @@ class _Examination:
         self._operation = operation
         own = applicant.certificate
         self._renewed = x509.load_der_x509_certificate(own.der) if own is not None else None
+        self._renewed_names = _san_of(self._renewed) if self._renewed is not None else ()
         self._facts = _facts_of(realm, applicant)
         self._fields: list[Field] = []
         self._refusals: list[Refusal] = []
@@ -70,10 +71,10 @@ class _Examination:
         fields, refusals, common = tuple(self._fields), tuple(self._refusals), frozenset(self._common)
         return Examined(x509.Name(subject), tuple(names), fields, refusals, common, repeated)
 
-    def _repeated(self, subject: list[x509.NameAttribute[str]], names: Mapping[str, None]) -> Common:
+    def _repeated(self, subject: list[x509.NameAttribute[str]], names: Mapping[str, None]) -> Named:
         if self._renewed is None:
             return frozenset()
-        return frozenset({*self._renewed.subject} & {*subject} | {*_san_of(self._renewed)} & names.keys())
+        return frozenset({*self._renewed.subject} & {*subject} | {*self._renewed_names} & names.keys())
 
     # --- what has nothing to do with names ---------------------------------------------------------------------------
 
@@ -113,7 +114,7 @@ class _Examination:
         if canonical_subject(self._csr.subject) != canonical_subject(self._renewed.subject):
             yield MalformedRequest("renewal_subject_mismatch", "The request's subject is not that of the certificate.")
         # Old clients copy the subject only, so a renewal without any SAN is served.
-        if self._csr.san and self._csr.san != _san_of(self._renewed):
+        if self._csr.san and self._csr.san != self._renewed_names:
             yield MalformedRequest("renewal_san_mismatch", "The request's alternative names are not the certificate's.")
 
     # --- the subject -------------------------------------------------------------------------------------------------
@@ -188,7 +189,7 @@ class _Examination:
         except OperatorError as exc:
             self._refuse("SAN", f"{template.kind}:{value}", template.value.source, _unfit("SAN", value, exc.message))
             return
-        is_repeated = self._renewed is not None and name in _san_of(self._renewed)
+        is_repeated = name in self._renewed_names
         if self._is_unproven(template.value) and not is_repeated:  # enforces case 26
             self._miss("SAN", template.value)
             return
@@ -198,9 +199,7 @@ class _Examination:
         yield name
 
     def _asked_names(self, template: NameTemplate) -> Iterator[str]:
-        asked = self._csr.san
-        if not asked and self._renewed is not None:
-            asked = _san_of(self._renewed)  # what a renewal leaves out is what the certificate has
+        asked = self._csr.san or self._renewed_names  # what a renewal leaves out is what the certificate has
         fitting = [name for name in asked if template.allows(name) and not holds_secret(name, self._applicant.secret)]
         for name in fitting:
             kind, _, value = name.partition(":")
@@ -234,13 +233,12 @@ class _Examination:
         if self._csr.sid_requested:
             left.append((f"extension {SID_EXTENSION} (SID)", ""))
         told = {(each.field, each.value) for each in self._fields if each.outcome == "refused"}
-        # A renewal must repeat what its certificate has, also what the record has lost since (RFC 7030 4.2.2).
-        repeated = _san_of(self._renewed) if self._renewed is not None else ()
         for where, value in left:
             shown = self._applicant.shown(value)[:100]
             if (where, shown) in told:
                 continue
-            is_repeated = where == "SAN" and value in repeated
+            # A renewal must repeat what its certificate has, also what the record has lost since (RFC 7030 4.2.2).
+            is_repeated = where == "SAN" and value in self._renewed_names
             if self._profile.others == "refuse" and not is_repeated:  # enforces case 25, 79
                 message = "The request asks for names that the profile does not give."
                 self._refuse(

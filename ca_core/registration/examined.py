@@ -9,10 +9,10 @@ from ca_core.errors import Refusal
 from ca_core.model import DeviceRecord, Means, OwnCertificate, Requester
 from ca_core.registration.admission.secret import without_secret
 
-__all__ = ["Applicant", "Common", "Examined", "Field"]
+__all__ = ["Applicant", "Examined", "Field", "Named"]
 
-Common = frozenset[x509.NameAttribute[str] | str]
-"""Attributes of a subject, and alternative names."""
+Named = frozenset[x509.NameAttribute[str] | str]
+"""Some of what a certificate names: attributes of its subject, and alternative names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class Examined:
     names: tuple[str, ...]
     fields: tuple[Field, ...]
     refusals: tuple[Refusal, ...]
-    common: Common = frozenset()
-    repeated: Common = frozenset()
+    common: Named = frozenset()
+    repeated: Named = frozenset()
 
     @property
     def dropped(self) -> tuple[str, ...]:

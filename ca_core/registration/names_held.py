@@ -23,7 +23,7 @@ from ca_core.records.query import Query, Values
 from ca_core.records.schema import certificate, device
 from ca_core.records.store import Store
 from ca_core.records.times import to_ms
-from ca_core.registration.examined import Common, Examined
+from ca_core.registration.examined import Examined, Named
 from ca_core.registration.name_keys import key_of, keys_of_subject, looked_up, own_name
 from ca_core.registration.name_rows import chosen_values, holders, room_for
 from ca_core.registration.realm import Realm, Realms
@@ -86,7 +86,7 @@ class Beside:
 
 
 def names_beside(
-    subject: x509.Name, names: Sequence[str], asking: DeviceRecord, common: Common, repeated: Common
+    subject: x509.Name, names: Sequence[str], asking: DeviceRecord, common: Named, repeated: Named
 ) -> Beside:
     """The names of a certificate with this subject and these alternative names: of them are `common`, `repeated`."""
     own = set(looked_up([*(() if asking.is_new else [own_name(asking.name)]), *map(key_of, asking.names)]))
@@ -104,7 +104,7 @@ def names_beside(
     return Beside(chosen, again, shared)
 
 
-def standing(examined: Examined, own: OwnCertificate | None, now: int) -> Common:
+def standing(examined: Examined, own: OwnCertificate | None, now: int) -> Named:
     """What is repeated of a certificate that has not ended; what had ended, others may have got since."""
     return examined.repeated if own is not None and to_ms(own.not_after) > now else frozenset()
 
@@ -163,7 +163,7 @@ def _as_compared(subject: x509.Name) -> tuple[frozenset[tuple[x509.ObjectIdentif
 
 
 async def _check_serial_numbers(
-    store: Store, subject: x509.Name, asking: DeviceRecord, repeated: Common, now: int
+    store: Store, subject: x509.Name, asking: DeviceRecord, repeated: Named, now: int
 ) -> None:
     """What is registered later is no fault of a certificate that was there before, so the commit does not repeat it."""
     own = _folded(asking.serial_number or "")

@@ -122,7 +122,6 @@ class ProfileDocument(_Part, frozen=True, kw_only=True, dict=True):
             own=tuple(extension_of(e.oid, e.type, e.value, e.critical) for e in self.extensions),
             jitter=parse_duration(self.jitter) if self.jitter else dt.timedelta(),
             wants_idevid=any(fact.startswith("idevid.") for template in templates for fact in template.facts),
-            asks_names=any(name.is_asked for name in names),
         )
 
     def allows_key(self, kind: str) -> bool:
@@ -132,10 +131,7 @@ class ProfileDocument(_Part, frozen=True, kw_only=True, dict=True):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A profile's document, parsed.
-
-    `wants_idevid` when a value must be proven by a factory identity, `asks_names` when names are the request's own.
-    """
+    """A profile's document, parsed. `wants_idevid` when a value must be proven by a factory identity."""
 
     subject: tuple[tuple[Attribute, Template], ...]
     names: tuple[NameTemplate, ...]
@@ -144,7 +140,6 @@ class Rules:
     own: tuple[OwnExtension, ...]
     jitter: dt.timedelta
     wants_idevid: bool
-    asks_names: bool
 
 
 def usages_for(usages: tuple[str, ...] | None, kind: str) -> tuple[str, ...]:
