@@ -29,12 +29,12 @@ from ca_core.registration.profile_document import ProfileDocument
 from ca_core.registration.realm import Realm
 from ca_core.registration.template import NameTemplate
 from tests.helpers.core import ME, START, Enrolled, ask, code_of, enrolled, new_key
+from tests.helpers.document import MINIMAL
 
 KEY = new_key()
 DEVICE = DeviceRecord(
     7, 1, "sensor", "sensor", None, DeviceState.ACTIVE, "SN-1", "Acme", ("DNS:sensor.example.com",), "Ann"
 )
-MINIMAL = 'name = "line"\n[profiles.device]\n'
 
 
 def realm_of(profile: ProfileDocument, *, hosts: tuple[str, ...] = ()) -> Realm:

@@ -47,7 +47,11 @@ async def transact(
 
 async def outcome_of(core: Core, evidence: Evidence, csr: ParsedCsr, **options: Any) -> str:
     """The outcome in a word: `issued`, `pending`, or the code of the refusal."""
-    match await transact(core, evidence, csr, **options):
+    return _in_a_word(await transact(core, evidence, csr, **options))
+
+
+def _in_a_word(outcome: Issued | Pending | Refused) -> str:
+    match outcome:
         case Refused(refusal):
             return refusal.code
         case Pending():
@@ -85,10 +89,4 @@ async def poll_outcome(core: Core, key: PrivateKey, transaction: str = "T-1") ->
     """What a poll by that key is told: `issued`, `pending` or the refusal's code."""
     resolved = await core.realms.resolve("scep", None, None)
     call = Call("poll-0001", "scep", "CertPoll", "192.0.2.1", transaction_id=transaction)
-    match await core.registration.poll(resolved, transaction, csr_of(key).spki_sha256, call):
-        case Refused(refusal):
-            return refusal.code
-        case Pending():
-            return "pending"
-        case Issued():
-            return "issued"
+    return _in_a_word(await core.registration.poll(resolved, transaction, csr_of(key).spki_sha256, call))

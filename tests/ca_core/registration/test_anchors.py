@@ -19,19 +19,11 @@ from tests.helpers import factory
 from tests.helpers.admission import code_of_act
 from tests.helpers.bad_csr import rsa_key
 from tests.helpers.core import ME, Installation, code_of, csr_of, new_key
+from tests.helpers.document import MINIMAL, message_of
 from tests.helpers.weak_rsa import roca_key
 
 ROOT = factory.root()
 PEM = ROOT.pem.decode()
-MINIMAL = 'name = "line"\n[profiles.device]\n'
-
-
-def _message(text: str) -> str:
-    with pytest.raises(OperatorError) as caught:
-        parse_toml(text)
-    assert caught.value.code == "document_invalid"
-    assert caught.value.remedy
-    return caught.value.message
 
 
 def _anchors() -> dict[str, tuple[bytes, str | None]]:
@@ -83,8 +75,8 @@ def test_only_a_ca_certificate_can_be_an_anchor_in_a_document(case: str) -> None
     if told is None:
         assert parse_toml(document).trust[0].certificate() == x509.load_pem_x509_certificate(pem)
     else:
-        assert "trust[0].pem: " in _message(document)
-        assert told in _message(document)
+        assert "trust[0].pem: " in message_of(document)
+        assert told in message_of(document)
 
 
 @pytest.mark.parametrize("case", ANCHORS)

@@ -24,6 +24,7 @@ from ca_core.registration.values import EXTENDED_KEY_USAGES, parse_extended_key_
 from tests.helpers import factory
 from tests.helpers.admission import admit_by, outcome_of
 from tests.helpers.core import ME, Installation, csr_of, new_key
+from tests.helpers.document import MINIMAL, message_of
 
 ROOT = factory.root()
 PEM = ROOT.pem.decode()
@@ -46,15 +47,6 @@ FULL = RealmDocument(
     },
     trust=(TrustDocument(name='A "quoted" name', pem=PEM), TrustDocument(name="b", for_="tls", pem=PEM)),
 )
-MINIMAL = 'name = "line"\n[profiles.device]\n'
-
-
-def _message(text: str) -> str:
-    with pytest.raises(OperatorError) as caught:
-        parse_toml(text)
-    assert caught.value.code == "document_invalid"
-    assert caught.value.remedy
-    return caught.value.message
 
 
 @pytest.mark.parametrize("document", [FULL, default_document("line", (), None)], ids=["full", "default"])
@@ -103,7 +95,7 @@ def test_what_a_document_leaves_out_has_its_default() -> None:
     ],
 )
 def test_an_unknown_key_is_told_with_its_path_and_the_nearest_known_one(text: str, told: str) -> None:
-    assert told in _message(text)
+    assert told in message_of(text)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +123,11 @@ def test_an_unknown_key_is_told_with_its_path_and_the_nearest_known_one(text: st
     ],
 )
 def test_a_value_of_the_wrong_kind_is_told_with_its_path(text: str, told: str) -> None:
-    assert told in _message(text)
+    assert told in message_of(text)
 
 
 def test_faults_of_every_sort_are_told_at_once() -> None:
-    told = _message("""
+    told = message_of("""
         colour = "red"
         hosts = ["ok.example.com", "not a host"]
         [admission]
@@ -224,7 +216,7 @@ FAULTS = {
 @pytest.mark.parametrize("case", FAULTS)
 def test_a_value_that_makes_no_sense_is_told_with_its_path(case: str) -> None:
     old, new, told = FAULTS[case]
-    assert told in _message(_edited(old, new))
+    assert told in message_of(_edited(old, new))
 
 
 def test_all_faults_are_told_at_once() -> None:
@@ -242,13 +234,13 @@ def test_all_faults_are_told_at_once() -> None:
     ]
     for case in cases:
         text = text.replace(*FAULTS[case][:2], 1)
-    message = _message(text)
+    message = message_of(text)
     assert [case for case in cases if FAULTS[case][2] not in message] == []
 
 
 def test_a_realm_without_profile_and_a_profile_without_purpose_are_refused() -> None:
-    assert "profiles: a realm needs at least one profile" in _message('name = "line"')
-    assert "empty would mean any purpose" in _message(MINIMAL + "extended_key_usages = []")
+    assert "profiles: a realm needs at least one profile" in message_of('name = "line"')
+    assert "empty would mean any purpose" in message_of(MINIMAL + "extended_key_usages = []")
 
 
 def test_a_profile_allows_the_keys_of_today_unless_it_says_so() -> None:
@@ -268,14 +260,14 @@ def test_a_profile_allows_the_keys_of_today_unless_it_says_so() -> None:
     ],
 )
 def test_a_kind_of_key_that_nobody_can_have_is_told_with_its_path(keys: str, told: str) -> None:
-    assert told in _message(MINIMAL + f"keys = {keys}")
+    assert told in message_of(MINIMAL + f"keys = {keys}")
 
 
 def test_a_profile_for_scep_must_allow_what_scep_carries() -> None:
     text = 'name = "line"\n[profiles.scep]\nissuer = "rsa"\nkeys = ["ed25519", "ml-dsa-65"]\n'
     message = "scep.profile: 'scep' allows no RSA keys, and SCEP carries no others (add rsa to its keys)"
     est = '[est]\nprofile = "scep"\n'
-    assert message in _message(text + est)
+    assert message in message_of(text + est)
     assert not parse_toml(text + est + "[scep]\nenabled = false\n").speaks_scep
     assert parse_toml(text.replace('"ed25519"', '"rsa-3072"') + est).speaks_scep
 
@@ -327,7 +319,7 @@ def test_no_profile_can_give_a_purpose_that_endangers_the_ca() -> None:
     ],
 )
 def test_what_no_realm_needs_is_told_and_not_read(text: str, told: str) -> None:
-    assert told in _message(f'name = "line"\n{text}\n')
+    assert told in message_of(f'name = "line"\n{text}\n')
 
 
 def test_brackets_dots_and_digits_in_strings_and_comments_are_text() -> None:
@@ -342,7 +334,7 @@ def test_brackets_dots_and_digits_in_strings_and_comments_are_text() -> None:
 
 def test_no_more_faults_are_told_than_somebody_mends() -> None:
     profiles = "\n".join(f"[profiles.p{number}]\nzzz = 1\nyyy = 1" for number in range(100))
-    told = _message(f'name = "line"\n{profiles}\n').splitlines()
+    told = message_of(f'name = "line"\n{profiles}\n').splitlines()
     assert len(told) == 102
     assert told[-1] == "and more"
 
@@ -354,7 +346,7 @@ def test_no_more_faults_are_told_than_somebody_mends() -> None:
 def test_a_number_has_bounds(key: str, least: int, most: int) -> None:
     for value in (least - 1, most + 1, 1 << 63, 10**22):
         told = f"admission.{key}: expected a whole number of {least} to {most}"
-        assert _message(f"{MINIMAL}[admission]\n{key} = {value}\n") == told
+        assert message_of(f"{MINIMAL}[admission]\n{key} = {value}\n") == told
     for value in (least, most):
         assert getattr(parse_toml(f"{MINIMAL}[admission]\n{key} = {value}\n").admission, key) == value
 
@@ -392,7 +384,7 @@ def test_a_pattern_that_no_host_name_matches_is_a_fault(pattern: str, *, fits: b
     if fits:
         parse_toml(text)
     else:
-        assert _message(text).startswith("profiles.device.names[0]: no host name is so long")
+        assert message_of(text).startswith("profiles.device.names[0]: no host name is so long")
 
 
 @pytest.mark.parametrize("oid", ["2.9999999999.1.1", "2.999.1.1", "1.3.9999999999.1"])
